@@ -1,0 +1,250 @@
+"""The life of a run: its states and legal moves, how a preflight ends, and when a message is sent again.
+
+Times and waits are integer milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from lore.core.errors import CODES, EXIT_MEANINGS, Exit, Failure
+from lore.core.plan import ENDPOINTS, PROJECT, Entity
+
+Mode = Literal["commit", "preflight_only"]
+
+QUEUED: Final = "queued"
+PREFLIGHT: Final = "preflight"
+COMMITTING: Final = "committing"
+DOCUMENTS: Final = "documents"
+EMBEDDING: Final = "embedding"
+WALKING: Final = "walking"
+SUCCEEDED: Final = "succeeded"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+
+OPEN_STATUSES: Final = (QUEUED, PREFLIGHT, COMMITTING, DOCUMENTS, EMBEDDING, WALKING)
+FINAL_STATUSES: Final = (SUCCEEDED, FAILED, CANCELLED)
+STATUSES: Final = OPEN_STATUSES + FINAL_STATUSES
+
+# The stages of an entity; the run's `stage` is the furthest one it reached.
+STAGE_PREFLIGHT: Final = "preflight"
+STAGE_INGEST: Final = "ingest"
+STAGE_DOCUMENTS: Final = "documents"
+STAGE_EMBEDDING: Final = "embedding"
+STAGES: Final = (STAGE_PREFLIGHT, STAGE_INGEST, STAGE_DOCUMENTS, STAGE_EMBEDDING)
+
+# The statuses of an entity.
+PENDING: Final = "pending"
+OK: Final = "ok"
+SKIPPED_STALE: Final = "skipped_stale"
+ABORTED: Final = "aborted"
+
+# The statuses of a task, besides `pending`, `failed` and `aborted`.
+CLAIMED: Final = "claimed"
+DONE: Final = "done"
+OPEN_TASKS: Final = (PENDING, CLAIMED)
+
+LOST_CLAIMS_LIMIT: Final = 3
+COMMIT_TRIES_LIMIT: Final = 3
+MAX_ENTITIES: Final = 1000
+
+_MOVES: Final[Mapping[str, frozenset[str]]] = {
+    QUEUED: frozenset({PREFLIGHT, DOCUMENTS, EMBEDDING, WALKING}),
+    PREFLIGHT: frozenset({COMMITTING, SUCCEEDED}),
+    COMMITTING: frozenset({DOCUMENTS, SUCCEEDED}),
+    DOCUMENTS: frozenset({EMBEDDING, SUCCEEDED}),
+    EMBEDDING: frozenset({SUCCEEDED}),
+    WALKING: frozenset({SUCCEEDED}),
+}
+
+
+def is_legal_move(status: str, to: str) -> bool:
+    """Tell whether a run may go from one status to another."""
+    if status not in OPEN_STATUSES:
+        return False
+    return to in (FAILED, CANCELLED) or to in _MOVES[status]
+
+
+def moves_into(to: str) -> tuple[str, ...]:
+    """Return the statuses from which a run may go to this one; the `WHERE` of every move."""
+    return tuple(status for status in OPEN_STATUSES if is_legal_move(status, to))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the user asked a run to do."""
+
+    mode: Mode = "commit"
+    docs: bool = True
+    embed: bool = True
+
+
+def resend_after_ms(sends: int) -> int:
+    """Return how long a message that was sent this often may stay unheard before it is sent again.
+
+    Grows from 2 s to 5 min: shorter than a busy queue's wait it would only make more messages (QUEUE: storms).
+    """
+    return int(min(2_000 * 2 ** max(sends - 1, 0), 300_000))
+
+
+def retry_wait_ms(tries: int, retry_after_s: float | None, *, jitter: float) -> int:
+    """Return how long to wait before a request that can pass is made again.
+
+    Args:
+        tries: How often it failed already, from 1.
+        retry_after_s: What GitLab asked for; it is never undercut.
+        jitter: 0 to 1, so that a hundred tasks do not come back at once.
+    """
+    own = min(500 * 2 ** min(tries - 1, 7), 60_000)
+    return int(max(own * (0.5 + 0.5 * jitter), (retry_after_s or 0) * 1000))
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """What a preflight's end needs to know of one task."""
+
+    entity_type: str
+    iid: int
+    job_type: str
+    status: str
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a preflight ends.
+
+    Attributes:
+        status: `preflight` while a task is open, else the status the run moves to.
+        failures: The entities that could not be fetched, in the order of (entity_type, iid).
+        error_code: What ended the run; None unless it failed.
+        error_message: The same in words.
+    """
+
+    status: str
+    failures: Sequence[Failure] = ()
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+def judge_preflight(tasks: Iterable[TaskState], *, mode: str, is_per_entity: bool = False) -> Verdict:
+    """Say what becomes of a run, given all its tasks.
+
+    Args:
+        tasks: Every task of the run.
+        mode: `commit` or `preflight_only`.
+        is_per_entity: A child of an incremental sync: what could be fetched is committed, whatever failed beside it.
+    """
+    tasks = list(tasks)
+    dooming = [task for task in tasks if _dooms(task)]
+    if dooming:
+        task = min(dooming, key=_order)
+        return Verdict(FAILED, _failures(tasks), _code(task), task.error_message)
+    if any(t.status in OPEN_TASKS for t in tasks):
+        return Verdict(PREFLIGHT)
+    failures = _failures(tasks)
+    entities = {(t.entity_type, t.iid) for t in tasks if t.entity_type != PROJECT}
+    if failures and (not is_per_entity or len(failures) == len(entities)):
+        named = ", ".join(f"{f.entity_type} {f.iid} ({f.code})" for f in failures[:5])
+        more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
+        message = (
+            f"{len(failures)} of {len(entities)} entities could not be fetched, nothing was written: {named}{more}"
+        )
+        return Verdict(FAILED, failures, "SURGICAL_PREFLIGHT_FAILED", message)
+    return Verdict(SUCCEEDED if mode == "preflight_only" else COMMITTING, failures)
+
+
+def is_doomed(tasks: Iterable[TaskState]) -> bool:
+    """Tell whether one of the tasks failed in a way that ends the run, whatever the others do."""
+    return any(_dooms(task) for task in tasks)
+
+
+def _dooms(task: TaskState) -> bool:
+    return task.status == FAILED and (task.entity_type == PROJECT or CODES[_code(task)].dooms_run)
+
+
+def _failures(tasks: Sequence[TaskState]) -> list[Failure]:
+    first: dict[Entity, TaskState] = {}
+    for task in sorted((t for t in tasks if t.status == FAILED and t.entity_type != PROJECT), key=_order):
+        first.setdefault(Entity(task.entity_type, task.iid), task)  # type: ignore[arg-type]
+    return [
+        Failure(entity.entity_type, entity.iid, STAGE_PREFLIGHT, _code(task), task.error_message or "")
+        for entity, task in sorted(first.items())
+    ]
+
+
+def _code(task: TaskState) -> str:
+    return task.error_code if task.error_code in CODES else "INTERNAL"
+
+
+def _order(task: TaskState) -> tuple[str, int, int]:
+    order = [e.job_type for e in ENDPOINTS.get(task.entity_type, ())]
+    return task.entity_type, task.iid, order.index(task.job_type) if task.job_type in order else -1
+
+
+def stage_exit(stage: str) -> Exit:
+    """Return the status of a command whose run failed in this stage."""
+    return {
+        STAGE_PREFLIGHT: Exit.PREFLIGHT,
+        STAGE_INGEST: Exit.INGEST,
+        STAGE_DOCUMENTS: Exit.DOCUMENTS,
+        STAGE_EMBEDDING: Exit.DOCUMENTS,
+    }[stage]
+
+
+def exit_of(error_code: str, stage: str, failures: Sequence[Failure] = ()) -> Exit:
+    """Return the exit status of a run that failed: what dooms all of it keeps its own, else its stage's.
+
+    Entities that all failed by a rate limit, or all by GitLab being down, doomed the run just as well.
+    """
+    code = CODES.get(error_code, CODES["INTERNAL"])
+    if code.dooms_run or _can_pass(error_code) or code.exit in (Exit.CANCELLED, Exit.BROKER, Exit.BUG):
+        return code.exit
+    causes = {CODES[f.code].exit for f in failures if f.code in CODES and _can_pass(f.code)}
+    if failures and all(_can_pass(f.code) for f in failures) and len(causes) == 1:
+        return causes.pop()
+    return stage_exit(stage)
+
+
+def _can_pass(code: str) -> bool:
+    return code in ("GITLAB_RATE_LIMITED", "GITLAB_UNREACHABLE", "GITLAB_UNAVAILABLE")
+
+
+def retry_scope(entities: Iterable[tuple[Entity, str]]) -> list[Entity]:
+    """Return the entities a retry takes up again: those that ended neither `ok` nor `skipped_stale`."""
+    return sorted(entity for entity, status in entities if status not in (OK, SKIPPED_STALE))
+
+
+def last_stage(options: RunOptions, *, built: Sequence[str] = STAGES) -> str:
+    """Return the stage an entity must pass to be `ok`.
+
+    Args:
+        options: What the run was asked.
+        built: The stages this version has.
+    """
+    if options.mode == "preflight_only":
+        return STAGE_PREFLIGHT
+    if options.embed and options.docs and STAGE_EMBEDDING in built:
+        return STAGE_EMBEDDING
+    if options.docs and STAGE_DOCUMENTS in built:
+        return STAGE_DOCUMENTS
+    return STAGE_INGEST
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many entities of a run ended how, as `data.run.counts` says."""
+
+    by_status: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, status: str) -> int:
+        """Return how many entities are in this status."""
+        return self.by_status.get(status, 0)
+
+
+def describe_exit(status: int) -> str:
+    """Return the words of an exit status."""
+    return EXIT_MEANINGS[Exit(status)]

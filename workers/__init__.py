@@ -1,0 +1,51 @@
+"""A door: reads settings, opens the database, sets the broker and imports every actor.
+
+Other doors import it lazily, so that a wrong setting is a typed error and `--help` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lore.settings import Settings
+
+QUEUES = ("preflight", "fetch", "commit")
+
+
+def open_ledger(settings: Settings) -> None:
+    """Open the database, brought up to this version's schema; enough to read the ledger and the mirror.
+
+    Raises:
+        LoreError: The database cannot be used.
+    """
+    from models import base, schema  # noqa: PLC0415  # see the module's docstring
+    from workers import resources  # noqa: PLC0415  # the same
+
+    resources.configure(settings)
+    base.open_database(settings.database_url, idle_in_transaction_s=settings.lock_lease_ms / 1000)
+    schema.bring_up()
+
+
+def open_workers(settings: Settings, *, embedded: bool | None = None) -> None:
+    """Open the ledger, set the broker and import every actor.
+
+    Args:
+        settings: What the user configured.
+        embedded: Run without Redis; None: without it when no LORE_REDIS_URL is set.
+
+    Raises:
+        LoreError: A setting is wrong, or the database cannot be used.
+    """
+    import dramatiq  # noqa: PLC0415  # see the module's docstring
+
+    open_ledger(settings)
+    if settings.redis_url is None or embedded:
+        from workers.embedded import EmbeddedBroker  # noqa: PLC0415  # without Redis
+
+        dramatiq.set_broker(EmbeddedBroker())
+    else:
+        from workers.broker import build_broker  # noqa: PLC0415  # with Redis: 80 ms of imports
+
+        dramatiq.set_broker(build_broker(settings.redis_url))
+    from workers import commit, preflight  # noqa: F401, PLC0415  # the actors register with the broker that is set

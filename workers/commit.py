@@ -1,0 +1,318 @@
+"""The commit: one run, one project's lock, one transaction.
+
+The lock is a lease row, taken in a short transaction of its own; the writing transaction begins by renewing it, so a
+holder that was paused past its lease finds out before it writes. A run that finds the lock busy goes away: whoever
+releases it sends the longest waiting run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+
+import dramatiq
+import structlog
+
+from lore.core import payloads, plan, runs, staleness
+from lore.core.errors import BusyError, Failure, LoreError
+from models import ingest, locks
+from models.base import clock, is_postgresql, now_ms, read, write
+from models.content import ENTITY_TABLES, DirtySource
+from models.ledger import Run, RunEntity, RunSource
+from models.locks import Lease, ProjectLock
+from models.queue import Task, staged_bodies
+from workers import messages, moves, resources
+
+log = structlog.get_logger(__name__)
+
+
+@dramatiq.actor(queue_name="commit")
+def commit(run_id: str) -> None:
+    """Write everything a run fetched, or nothing."""
+    lease = _take_lock(run_id)
+    if lease is None:
+        return
+    work = _Work(run_id, lease)
+    try:
+        _write(work)
+    except _FencedOut:
+        log.warning("fenced_out", owner=lease.owner, fence=lease.fence)
+        return
+    except BusyError as error:
+        _try_again(work, error)
+    except Exception as error:
+        log.exception("commit_failed", entity=work.entity_name)
+        _fail(work, "INGEST_FAILED", f"the commit was rolled back: {_describe(error)}")
+    hand_over(lease.project_id)
+
+
+class _FencedOut(Exception):
+    """The lock or the run is somebody else's now: write nothing."""
+
+
+@dataclass
+class _Work:
+    """One delivery of a commit, and what it has done so far."""
+
+    run_id: str
+    lease: Lease
+    entity: plan.Entity | None = None
+    rows: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def entity_name(self) -> str | None:
+        return plan.entity_name(self.entity.entity_type, self.entity.iid) if self.entity else None
+
+
+def _take_lock(run_id: str) -> Lease | None:
+    """Take the project's lock for this delivery; None when it is busy or the run does not wait for it any more."""
+    for is_second_look in (False, True):
+        with write():
+            run = Run.get_or_none(Run.run_id == run_id)
+            if run is None or run.status != runs.COMMITTING:
+                return None
+            lease = _take(run)
+            if lease is not None:
+                if _count_try(run):
+                    return lease
+                break
+            # Unsent: this message is spent, the next one comes from whoever releases the lock. That one may have
+            # looked for a waiting run before we are one again, hence the second look.
+            Run.update(sent_at=None).where(Run.run_id == run_id, Run.status == runs.COMMITTING).execute()
+        if is_second_look:
+            holder = _holder(run.project_id)
+            log.info("lock_busy", run_id=run_id, holder=holder)
+    else:
+        return None
+    hand_over(run.project_id)
+    return None
+
+
+def _take(run: Run) -> Lease | None:
+    if is_postgresql():
+        # A holder inside its transaction has the row locked; wait for the hand-over, not here.
+        ProjectLock.insert(project=run.project_id).on_conflict_ignore().execute()
+        free = ProjectLock.select(ProjectLock.project).where(ProjectLock.project == run.project_id)
+        if free.for_update("FOR UPDATE", skip_locked=True).tuples().first() is None:
+            return None
+    owner = f"{run.run_id}/{resources.whoami()}/{uuid.uuid4().hex[:8]}"
+    return locks.take(run.project_id, owner=owner, lease_ms=resources.settings().lock_lease_ms)
+
+
+def _count_try(run: Run) -> bool:
+    """Count the try before it is made, since a try that kills its process cannot; the fourth one ends the run."""
+    if run.stage_tries >= runs.COMMIT_TRIES_LIMIT:
+        message = f"the commit died {run.stage_tries} times; its process was killed, or lost the database"
+        moves.settle(run.run_id, runs.FAILED, error_code="POISON", error_message=message)
+        return False
+    Run.update(stage_tries=Run.stage_tries + 1, deadline_at=clock() + resources.settings().run_deadline_ms).where(
+        Run.run_id == run.run_id
+    ).execute()
+    return True
+
+
+def _write(work: _Work) -> None:
+    began = time.monotonic()
+    with write():
+        # These two come first: a fenced-out holder must not even read what it would write.
+        if not locks.renew(work.lease, lease_ms=resources.settings().lock_lease_ms):
+            raise _FencedOut
+        if not moves.lock_run(work.run_id, runs.COMMITTING):
+            raise _FencedOut
+        run = Run.get_by_id(work.run_id)
+        waited_ms = now_ms() - run.stage_at
+        pending = RunEntity.select(RunEntity.entity_type, RunEntity.iid).where(
+            RunEntity.run == work.run_id, RunEntity.status == runs.PENDING
+        )
+        for entity in sorted(plan.Entity(*row) for row in pending.tuples()):
+            work.entity = entity
+            _write_entity(work, entity)
+        work.entity = None
+        Run.update(counters=json.dumps({"rows": work.rows, "lock_wait_ms": waited_ms})).where(
+            Run.run_id == work.run_id
+        ).execute()
+        moves.settle(work.run_id, runs.SUCCEEDED)
+    log.info(
+        "committed",
+        ms=round((time.monotonic() - began) * 1000),
+        lock_wait_ms=waited_ms,
+        rows=dict(work.rows),
+        fence=work.lease.fence,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one endpoint of an entity answered."""
+
+    task_id: int
+    claim_no: int
+    observed_at: int
+
+
+def _write_entity(work: _Work, entity: plan.Entity) -> None:
+    parts = _parts_of(work.run_id, entity)
+    own = parts.pop(plan.OWN)
+    observed_at = min([own.observed_at, *(part.observed_at for part in parts.values())])
+    value = payloads.decode_entity(entity.entity_type, b"".join(staged_bodies(own.task_id, own.claim_no)))
+    local = _local(work.lease.project_id, entity)
+    now = now_ms()
+    is_settled = staleness.is_settled(value.updated_at, observed_at)
+    payload_version = staleness.Version(value.updated_at, observed_at)
+    if staleness.is_stale(payload_version, local.version if local else None, now=now):
+        _end_entity(work, entity, runs.SKIPPED_STALE, is_settled=None)
+        work.rows["skipped_stale"] += 1
+        return
+    known = dict(local.parts) if local else {}
+    columns = ingest.entity_columns(value) | {"observed_at": observed_at, "deleted_at": None}
+    if local is None:
+        entity_id = ingest.insert_entity(entity.entity_type, work.lease.project_id, entity.iid, columns)
+        known[plan.OWN] = own.observed_at
+    else:
+        entity_id = local.entity_id
+        if staleness.is_observed_later(known.get(plan.OWN), own.observed_at, now=now):
+            # Another run of it read this endpoint after us, though it began before us; GitLab does not always move
+            # `updated_at`, so its answer is kept.
+            columns = {"observed_at": observed_at}
+        else:
+            known[plan.OWN] = own.observed_at
+    for job_type, part in parts.items():
+        if staleness.is_observed_later(known.get(job_type), part.observed_at, now=now):
+            continue
+        bodies = staged_bodies(part.task_id, part.claim_no)
+        work.rows.update(
+            ingest.replace_children(job_type, entity.entity_type, entity_id, bodies, observed_at=part.observed_at)
+        )
+        known[job_type] = part.observed_at
+    columns["parts_observed_at"] = json.dumps(known, sort_keys=True)
+    columns["children_observed_at"] = min(at for job_type, at in known.items() if job_type != plan.OWN)
+    ingest.update_entity(entity.entity_type, entity_id, columns)
+    work.rows[ENTITY_TABLES[entity.entity_type]._meta.table_name] += 1
+    dirty_id = DirtySource.insert(source_type=entity.entity_type, source_id=entity_id, queued_at=clock()).execute()
+    RunSource.insert(
+        run=work.run_id, dirty_source_id=dirty_id, source_type=entity.entity_type, source_id=entity_id
+    ).execute()
+    _end_entity(work, entity, runs.OK, is_settled=is_settled)
+
+
+def _parts_of(run_id: str, entity: plan.Entity) -> dict[str, _Part]:
+    columns = (Task.job_type, Task.id, Task.claim_no, Task.observed_at)
+    done = Task.select(*columns).where(
+        Task.scope_run == run_id,
+        Task.entity_type == entity.entity_type,
+        Task.iid == entity.iid,
+        Task.status == runs.DONE,
+    )
+    parts = {job_type: _Part(*rest) for job_type, *rest in done.tuples()}
+    return {e.job_type: parts[e.job_type] for e in plan.ENDPOINTS[entity.entity_type]}
+
+
+@dataclass(frozen=True)
+class _Local:
+    """What the mirror holds of an entity."""
+
+    entity_id: int
+    version: staleness.Version
+    parts: dict[str, int]
+
+
+def _local(project_id: int, entity: plan.Entity) -> _Local | None:
+    table = ENTITY_TABLES[entity.entity_type]
+    row = (
+        table.select(table.id, table.updated_at, table.observed_at, table.parts_observed_at)
+        .where(table.project == project_id, table.iid == entity.iid)
+        .tuples()
+        .first()
+    )
+    if row is None:
+        return None
+    return _Local(row[0], staleness.Version(row[1], row[2]), json.loads(row[3]))
+
+
+def _end_entity(work: _Work, entity: plan.Entity, status: str, *, is_settled: bool | None) -> None:
+    RunEntity.update(status=status, is_settled=is_settled, updated_at=clock()).where(
+        RunEntity.run == work.run_id, RunEntity.entity_type == entity.entity_type, RunEntity.iid == entity.iid
+    ).execute()
+
+
+def _try_again(work: _Work, error: BusyError) -> None:
+    """Leave the run to a sweeper: somebody else won, or at COMMIT the connection was lost and the outcome is open."""
+    log.warning("commit_interrupted", code=error.code, cause=error.message)
+    try:
+        with write():
+            if not locks.renew(work.lease, lease_ms=0):
+                return
+            run = Run.get_by_id(work.run_id)
+            if run.status == runs.COMMITTING and run.stage_tries >= runs.COMMIT_TRIES_LIMIT:
+                moves.settle(work.run_id, runs.FAILED, error_code=error.code, error_message=error.message)
+                return
+            locks.release(work.lease)
+            Run.update(sent_at=None).where(Run.run_id == work.run_id, Run.status == runs.COMMITTING).execute()
+    except BusyError:
+        log.warning("lock_kept_to_its_end", owner=work.lease.owner)
+
+
+def _fail(work: _Work, code: str, message: str) -> None:
+    failures = []
+    if work.entity is not None:
+        failures.append(Failure(work.entity.entity_type, work.entity.iid, runs.STAGE_INGEST, code, message))
+    with write():
+        if not locks.renew(work.lease, lease_ms=resources.settings().lock_lease_ms):
+            log.warning("fenced_out", owner=work.lease.owner, fence=work.lease.fence)
+            return
+        moves.settle(work.run_id, runs.FAILED, error_code=code, error_message=message, failures=failures)
+
+
+def hand_over(project_id: int, *, only_due: bool = False) -> str | None:
+    """Send the project's longest waiting run, if its lock is free; return the run that was sent.
+
+    Args:
+        project_id: Our id of the project.
+        only_due: Leave alone a run whose message may still be under way (the sweeper's case).
+    """
+    with read():
+        now = now_ms()
+        lock = ProjectLock.get_or_none(ProjectLock.project == project_id)
+        if lock is not None and lock.owner is not None and lock.until >= now:
+            return None
+        waiting = list(
+            Run.select(Run.run_id, Run.sent_at, Run.sends)
+            .where(Run.project == project_id, Run.status == runs.COMMITTING)
+            .order_by(Run.stage_at, Run.run_id)
+            .limit(10)
+            .tuples()
+        )
+    for run_id, sent_at, sends in waiting:
+        if not messages.is_ours(run_id):
+            continue
+        if only_due and sent_at is not None and sent_at + runs.resend_after_ms(sends) > now:
+            return None
+        if _mark_sent(run_id, sent_at):
+            messages.send_run(messages.COMMIT, run_id)
+            return str(run_id)
+    return None
+
+
+def _mark_sent(run_id: str, seen_sent_at: int | None) -> bool:
+    was = Run.sent_at.is_null() if seen_sent_at is None else Run.sent_at == seen_sent_at
+    with write():
+        return bool(
+            Run.update(sent_at=clock(), sends=Run.sends + 1)
+            .where(Run.run_id == run_id, Run.status == runs.COMMITTING, was)
+            .execute()
+        )
+
+
+def _holder(project_id: int) -> str | None:
+    with read():
+        owner = ProjectLock.select(ProjectLock.owner).where(ProjectLock.project == project_id).scalar()
+    return None if owner is None else str(owner)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, LoreError):
+        return error.message
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"

@@ -1,0 +1,90 @@
+"""Without Redis: a broker inside this process, and a loop that does one run to its end.
+
+The ledger is the queue. The loop watches the database for commits of others and applies the sweeper's rules, to its
+own run only: other runs belong to the process that opened them, or to a worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import dramatiq
+from dramatiq import MessageProxy
+from dramatiq.brokers.stub import StubBroker
+
+from workers import middleware
+
+POLL_S = 0.01
+SWEEP_EVERY_S = 1.0
+WORKER_TIMEOUT_MS = 50
+
+
+class EmbeddedBroker(StubBroker):
+    """A StubBroker that forgets: no list of dead letters grows, and an actor's exception is let go.
+
+    Attributes:
+        only_run_id: The one run this process works for; None: every run of the ledger.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(middleware=middleware.stack(), fail_fast_default=False)
+        self.only_run_id: str | None = None
+
+    def may_send(self, run_id: str) -> bool:
+        """Tell whether messages of this run are for this process."""
+        return self.only_run_id is None or self.only_run_id == run_id
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 100) -> Any:
+        """Create a consumer that keeps no dead letters."""
+        consumer: Any = super().consume(queue_name, prefetch, timeout)
+        consumer.dead_letters = _Nowhere()
+        return consumer
+
+
+class _Nowhere(list[MessageProxy]):
+    """A list that stays empty."""
+
+    def append(self, message: MessageProxy) -> None:
+        """Forget the message: its row in the ledger says what became of it."""
+
+
+def run_to_end(
+    run_id: str, *, timeout_s: float | None = None, on_change: Callable[[], None] | None = None, threads: int = 16
+) -> bool:
+    """Do a run in this process; return False if it had not ended when the time was over.
+
+    Args:
+        run_id: An open run.
+        timeout_s: How long to work on it, in seconds; None: until it ends.
+        on_change: Called after every change of the database.
+        threads: How many requests are made side by side.
+    """
+    from models.watch import Watch  # noqa: PLC0415  # this module is imported by tests without a database
+    from workers import runs, upkeep  # noqa: PLC0415  # the actors need the broker to be set first
+
+    broker = dramatiq.get_broker()
+    assert isinstance(broker, EmbeddedBroker)
+    # What a killed process left is settled first: its claims, its lease and its deadlines.
+    broker.only_run_id = run_id
+    upkeep.sweep()
+    upkeep.sweep(only_run_id=run_id)
+    worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=WORKER_TIMEOUT_MS)
+    worker.start()
+    watch = Watch()
+    began = swept = time.monotonic()
+    try:
+        while not runs.has_ended(run_id):
+            if timeout_s is not None and time.monotonic() - began > timeout_s:
+                return False
+            has_changed = watch.wait(POLL_S, timeout_s=SWEEP_EVERY_S)
+            if has_changed and on_change is not None:
+                on_change()
+            if has_changed or time.monotonic() - swept >= SWEEP_EVERY_S:
+                upkeep.sweep(only_run_id=run_id)
+                swept = time.monotonic()
+        return True
+    finally:
+        worker.stop(timeout=5_000)
+        broker.only_run_id = None

@@ -1,0 +1,305 @@
+"""The preflight: fan a run out into tasks, and read one endpoint to its last page.
+
+A fetch claims its row, stages what GitLab says and marks the row done, in transactions of its own: none lives across
+a request. Whoever ends the last open task moves the run on.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import dramatiq
+import structlog
+
+from lore.core import payloads, plan, runs
+from lore.core.errors import BusyError, LoreError, PassingError, RefusedError, SettingError
+from lore.gitlab import GitLab, check_entity, project_segment
+from models.base import clock, now_ms, read, write
+from models.ledger import Project, Run
+from models.queue import Claim, Task, claim, drop_pages, is_held, pause_host, paused_until, renew, stage_page
+from workers import messages, moves, resources
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+# A wait shorter than this is spent inside the claim; a longer one is written into the row.
+INLINE_WAIT_MS = 1_000
+
+
+@dramatiq.actor(queue_name="preflight")
+def preflight(run_id: str) -> None:
+    """Begin a run's preflight and send all of its fetches."""
+    with write():
+        begun = (
+            Run.update(
+                status=runs.PREFLIGHT,
+                started_at=clock(),
+                stage_at=clock(),
+                deadline_at=clock() + resources.settings().run_deadline_ms,
+            )
+            .where(Run.run_id == run_id, Run.status == runs.QUEUED)
+            .execute()
+        )
+        if not begun:
+            return
+        tasks = [row[0] for row in Task.select(Task.id).where(Task.scope_run == run_id).order_by(Task.id).tuples()]
+        Task.update(sent_at=clock(), sends=1).where(Task.scope_run == run_id, Task.status == runs.PENDING).execute()
+        moves.record(run_id, "preflight_started", stage=runs.STAGE_PREFLIGHT, tasks=len(tasks))
+    log.info("preflight_started", tasks=len(tasks))
+    messages.send_fetches(run_id, tasks)
+
+
+@dramatiq.actor(queue_name="fetch")
+def fetch(task_id: int) -> None:
+    """Read one endpoint of one entity to its last page, and move the run on if that was its last open task."""
+    settings = resources.settings()
+    if _postpone_if_paused(task_id):
+        return
+    held = claim(task_id, by=resources.whoami(), lease_ms=settings.claim_lease_ms)
+    if held is None:
+        return
+    structlog.contextvars.bind_contextvars(run_id=held.run_id, entity=_entity(held), job=held.job_type)
+    try:
+        fetched = _fetch(held)
+    except _ClaimLost:
+        log.info("claim_lost", claim_no=held.claim_no)
+        return
+    except PassingError as error:
+        _wait_or_fail(held, error)
+        return
+    except BusyError as error:
+        log.warning("database_busy", code=error.code)  # the claim runs out, and a sweeper sends the task again
+        return
+    except LoreError as error:
+        _fail(held, error)
+        return
+    except Exception as error:
+        _fail(held, RefusedError("INTERNAL", f"a bug of ours in {held.job_type}: {type(error).__name__}"))
+        raise
+    _finish(held, fetched)
+
+
+class _ClaimLost(Exception):
+    """The claim is somebody else's, or its run has ended: stop without a trace."""
+
+
+@dataclass
+class _Fetched:
+    """What one endpoint answered; the last page is kept here to be staged with the end of the task."""
+
+    observed_at: int
+    last_page: tuple[int, bytes]
+    found_project_id: int | None = None
+    pages: int = 1
+    requests: int = 1
+    size_bytes: int = 0
+    ms: int = 0
+
+
+def _fetch(held: Claim) -> _Fetched:
+    with read():
+        project = Project.get_by_id(held.project_id)
+        run = Run.get_by_id(held.run_id)
+    if project.gitlab_url != resources.settings().gitlab_url:
+        raise SettingError(
+            "OTHER_GITLAB",
+            f"this worker speaks to {resources.settings().gitlab_url}, the run is of {project.gitlab_url}: "
+            "start the worker with the run's LORE_GITLAB_URL",
+        )
+    options = json.loads(run.options)
+    segment = project_segment(options["project"] if options["by_path"] else project.gitlab_id)
+    endpoint = plan.endpoint_of(held.entity_type, held.job_type)
+    path = plan.api_path(segment, held.entity_type, held.iid, endpoint)
+    began = time.monotonic()
+    gitlab = resources.gitlab()
+    if endpoint.is_list:
+        fetched = _fetch_list(held, gitlab, path, endpoint)
+    else:
+        known_id = None if options["by_path"] else project.gitlab_id
+        fetched = _fetch_object(held, gitlab, path, known_id)
+    fetched.ms = round((time.monotonic() - began) * 1000)
+    return fetched
+
+
+def _fetch_object(held: Claim, gitlab: GitLab, path: str, known_id: int | None) -> _Fetched:
+    answer = _patiently(held, lambda: gitlab.read_object(path))
+    fetched = _Fetched(held.began_at, (1, answer.body), size_bytes=len(answer.body))
+    if held.entity_type == plan.PROJECT:
+        fetched.found_project_id = payloads.decode_project(answer.body).id
+    else:
+        value = payloads.decode_entity(held.entity_type, answer.body)
+        check_entity(value, iid=held.iid, gitlab_project_id=known_id)
+        fetched.found_project_id = value.project_id
+    return fetched
+
+
+def _fetch_list(held: Claim, gitlab: GitLab, path: str, endpoint: plan.Endpoint) -> _Fetched:
+    observed_at = held.began_at
+    waiting: list[tuple[int, bytes]] = []
+    is_first = True
+
+    def keep(page: int, body: bytes) -> None:
+        # One page is held back: the usual list has no other, and is staged with the end of its task.
+        if waiting and waiting[0][0] != page:
+            _stage(held, *waiting.pop())
+        waiting[:] = [(page, body)]
+
+    def restart() -> None:
+        nonlocal observed_at
+        waiting.clear()
+        with write():
+            drop_pages(held)
+        observed_at = now_ms()
+
+    def before_request() -> None:
+        nonlocal is_first
+        if not is_first:
+            _renew(held)
+        is_first = False
+
+    listed = _patiently(
+        held,
+        lambda: gitlab.read_list(path, endpoint, before_request=before_request, keep_page=keep, restart=restart),
+        again=restart,
+    )
+    return _Fetched(observed_at, waiting[0], pages=listed.pages, requests=listed.requests, size_bytes=listed.size_bytes)
+
+
+def _patiently(held: Claim, ask: Callable[[], T], again: Callable[[], None] | None = None) -> T:
+    """Ask; after an error that can pass, and whose wait is short, ask again within the same claim."""
+    tries = held.tries
+    while True:
+        try:
+            return ask()
+        except PassingError as error:
+            wait_ms = runs.retry_wait_ms(tries, error.retry_after_s, jitter=random.random())
+            if error.pauses_host or wait_ms > INLINE_WAIT_MS:
+                raise
+            log.info("request_again", code=error.code, cause=error.message, wait_ms=wait_ms)
+            time.sleep(wait_ms / 1000)
+            tries += 1
+            _renew(held)
+            if again is not None:
+                again()
+
+
+def _renew(held: Claim) -> None:
+    """Renew the claim before a request, which also tells of a cancel and of a host that asked for a pause."""
+    settings = resources.settings()
+    with write():
+        if not renew(held, lease_ms=settings.claim_lease_ms):
+            raise _ClaimLost
+        until = paused_until(settings.gitlab_url)
+        if until is not None:
+            raise PassingError(
+                "GITLAB_RATE_LIMITED", "GitLab asked every worker to wait", retry_after_s=(until - now_ms()) / 1000
+            )
+
+
+def _stage(held: Claim, page: int, body: bytes) -> None:
+    with write():
+        if not renew(held, lease_ms=resources.settings().claim_lease_ms):
+            raise _ClaimLost
+        stage_page(held, page, body)
+
+
+def _finish(held: Claim, fetched: _Fetched) -> None:
+    moved = None
+    with write():
+        # The run's row first: of two last tasks that end at once, the second must see the first's.
+        if not moves.lock_run(held.run_id, runs.PREFLIGHT):
+            return
+        done = Task.update(
+            status=runs.DONE,
+            claimed_by=None,
+            claimed_until=None,
+            observed_at=fetched.observed_at,
+            found_project_id=fetched.found_project_id,
+        ).where(*is_held(held))
+        if not done.execute():
+            log.info("claim_lost", claim_no=held.claim_no)
+            return
+        stage_page(held, *fetched.last_page)
+        moves.record(
+            held.run_id,
+            "fetched",
+            stage=runs.STAGE_PREFLIGHT,
+            entity=_entity(held),
+            job=held.job_type,
+            pages=fetched.pages,
+            requests=fetched.requests,
+            bytes=fetched.size_bytes,
+            ms=fetched.ms,
+        )
+        moved = moves.end_preflight(held.run_id)
+    log.info("fetched", pages=fetched.pages, requests=fetched.requests, bytes=fetched.size_bytes, ms=fetched.ms)
+    if moved == runs.COMMITTING:
+        messages.send_run(messages.COMMIT, held.run_id)
+
+
+def _wait_or_fail(held: Claim, error: PassingError) -> None:
+    """Write the wait into the row, for a sweeper to send the task again; a wait past the deadline fails at once."""
+    wait_ms = runs.retry_wait_ms(held.tries, error.retry_after_s, jitter=random.random())
+    with write():
+        if error.pauses_host:
+            pause_host(resources.settings().gitlab_url, wait_ms)
+        deadline_at = Run.select(Run.deadline_at).where(Run.run_id == held.run_id).scalar()
+        next_at = now_ms() + wait_ms
+        if deadline_at is None or next_at < deadline_at:
+            waiting = Task.update(
+                status=runs.PENDING,
+                next_at=next_at,
+                sent_at=None,
+                claimed_by=None,
+                claimed_until=None,
+                error_code=error.code,
+                error_message=error.message[:2000],
+            ).where(*is_held(held))
+            if waiting.execute():
+                log.warning("fetch_waits", code=error.code, cause=error.message, wait_ms=wait_ms, tries=held.tries)
+            return
+    _fail(held, error)
+
+
+def _fail(held: Claim, error: LoreError) -> None:
+    moved = None
+    with write():
+        if not moves.lock_run(held.run_id, runs.PREFLIGHT):
+            return
+        if not Task.select().where(*is_held(held)).exists():
+            return
+        moves.fail_task(held.task_id, held.run_id, held.entity_type, held.iid, code=error.code, message=error.message)
+        moves.record(
+            held.run_id,
+            "fetch_failed",
+            stage=runs.STAGE_PREFLIGHT,
+            entity=_entity(held),
+            job=held.job_type,
+            code=error.code,
+            message=error.message[:500],
+        )
+        moved = moves.end_preflight(held.run_id)
+    log.warning("fetch_failed", code=error.code, cause=error.message)
+    if moved == runs.COMMITTING:
+        messages.send_run(messages.COMMIT, held.run_id)
+
+
+def _postpone_if_paused(task_id: int) -> bool:
+    """Leave a task alone while its host asked for a pause; its row says until when."""
+    with read():
+        until = paused_until(resources.settings().gitlab_url)
+    if until is None:
+        return False
+    with write():
+        Task.update(next_at=until, sent_at=None).where(Task.id == task_id, Task.status == runs.PENDING).execute()
+    return True
+
+
+def _entity(held: Claim) -> str:
+    return plan.entity_name(held.entity_type, held.iid)

@@ -1,0 +1,151 @@
+"""The main loop of `lore worker`: Dramatiq's Worker in this process, or several such processes under this one.
+
+Dramatiq's own command forks; a master that is killed leaves its children at work, and its children's logs go through
+a pipe. A process of ours that is killed is gone, whole, and the sweeper of another takes up what it held.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import dramatiq
+import structlog
+
+from lore.core.errors import Exit, LoreError
+from lore.settings import Settings
+from models import base
+from workers import QUEUES, open_workers, resources
+from workers.embedded import EmbeddedBroker
+
+log = structlog.get_logger(__name__)
+
+# How long a worker that is told to end may go on with what it has in hand; then claims and leases run out.
+SHUTDOWN_MS = 30_000
+WORKER_TIMEOUT_MS = 100
+ANNOUNCE_EVERY_S = 1.0
+
+
+def serve(settings: Settings, *, queues: Sequence[str] = (), threads: int = 8, processes: int = 1) -> int:
+    """Work until told to end (SIGTERM or SIGINT); return the exit status.
+
+    Args:
+        settings: What the user configured.
+        queues: Which queues to work on; none means all of them.
+        threads: How many messages are worked on side by side.
+        processes: How many processes to run.
+    """
+    if processes > 1:
+        return _supervise(queues, threads, processes)
+    open_workers(settings)
+    return _Loop(settings, queues or QUEUES, threads).run()
+
+
+class _Loop:
+    """One worker process."""
+
+    def __init__(self, settings: Settings, queues: Sequence[str], threads: int) -> None:
+        self._settings = settings
+        self._queues = tuple(queues)
+        self._threads = threads
+        self._stop = threading.Event()
+        self._status = int(Exit.DONE)
+
+    def run(self) -> int:
+        from workers.upkeep import Sweeper  # noqa: PLC0415  # the actors need the broker to be set first
+
+        broker = dramatiq.get_broker()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._end)
+        if isinstance(broker, EmbeddedBroker):
+            self._threads = max(self._threads, 2)
+        worker = dramatiq.Worker(
+            broker, queues=set(self._queues), worker_threads=self._threads, worker_timeout=WORKER_TIMEOUT_MS
+        )
+        sweeper = Sweeper(on_fatal=self._fatal)
+        worker.start()
+        sweeper.start()
+        log.info("worker_ready", queues=",".join(self._queues), threads=self._threads, pid=os.getpid())
+        try:
+            self._stay()
+        finally:
+            log.info("worker_ends", pid=os.getpid())
+            sweeper.stop()
+            worker.stop(timeout=SHUTDOWN_MS)
+            broker.close()
+            resources.close()
+            base.disconnect()
+        return self._status
+
+    def _stay(self) -> None:
+        broker: Any = dramatiq.get_broker()
+        if isinstance(broker, EmbeddedBroker):
+            self._stop.wait()
+            return
+        import redis  # noqa: PLC0415  # only a worker with Redis comes here
+
+        from workers.broker import announce, withdraw  # noqa: PLC0415  # the same
+
+        name, queues = f"{socket.gethostname()}:{os.getpid()}", ",".join(self._queues)
+        is_down = False
+        while True:
+            try:
+                announce(broker.client, name, queues)
+                if is_down:
+                    log.info("redis_is_back")
+                is_down = False
+            except redis.RedisError as error:
+                if not is_down:
+                    log.warning("redis_is_down", cause=type(error).__name__)
+                is_down = True
+            if self._stop.wait(ANNOUNCE_EVERY_S):
+                break
+        try:
+            withdraw(broker.client, name, queues)
+        except redis.RedisError:
+            log.warning("redis_is_down", cause="while saying goodbye")
+
+    def _end(self, signum: int, frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def _fatal(self, error: LoreError) -> None:
+        self._status = int(error.exit)
+        self._stop.set()
+
+
+def _supervise(queues: Sequence[str], threads: int, processes: int) -> int:
+    """Run several worker processes; when one ends unasked, end the others, for a supervisor to start all anew."""
+    command = [sys.executable, "-m", "cli", "worker", "--threads", str(threads)]
+    if queues:
+        command += ["--queues", ",".join(queues)]
+    stopping = threading.Event()
+    children: list[subprocess.Popen[bytes]] = []
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, end)
+    try:
+        # The children end when their standard input does: also when this process is killed.
+        children = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"LORE_UNTIL_STDIN_CLOSES": "1"})
+            for _ in range(processes)
+        ]
+        while not stopping.wait(0.2):
+            if any(child.poll() is not None for child in children):
+                log.error("worker_process_ended", statuses=[child.returncode for child in children])
+                return int(Exit.BUG)
+        return int(Exit.DONE)
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.wait()

@@ -1,0 +1,121 @@
+"""What the mirror holds of one entity; only the local database is read."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from lore.core import staleness
+from lore.core.errors import NotFoundError
+from lore.core.plan import entity_name
+from models.base import read
+from models.content import ENTITY_TABLES, Discussion, EntityLink, MergeRequestDiff, Note, ResourceEvent
+from models.ledger import Project, ProjectPath
+from workers.runs import iso
+
+_TIMES = {
+    "created_at",
+    "updated_at",
+    "closed_at",
+    "merged_at",
+    "prepared_at",
+    "observed_at",
+    "children_observed_at",
+    "deleted_at",
+    "resolved_at",
+}
+_JSON = {"assignees", "reviewers", "labels"}
+_HIDDEN = {"raw", "id", "project", "entity_type", "entity_id", "position", "observed_at", "parts_observed_at"}
+
+
+def show(gitlab_url: str, project: str, entity_type: str, iid: int) -> dict[str, Any]:
+    """Return everything the mirror holds of an entity: its fields, threads, events, files and links, and how fresh.
+
+    Raises:
+        NotFoundError: NOT_IN_MIRROR.
+    """
+    with read():
+        found = _find_project(gitlab_url, project)
+        table = ENTITY_TABLES[entity_type]
+        row = None if found is None else table.get_or_none(table.project == found.project_id, table.iid == iid)
+        if found is None or row is None:
+            name = f"{project}{entity_name(entity_type, iid)}"
+            raise NotFoundError("NOT_IN_MIRROR", f"the mirror does not hold {name}", ref=shlex.quote(name))
+        of_it = _OfIt(entity_type, row.id)
+        return {
+            "project": found.path_with_namespace,
+            "entity_type": entity_type,
+            "entity": _columns(row) | {"observed_at": iso(row.observed_at)},
+            "threads": of_it.threads(),
+            "events": of_it.events(),
+            "files": of_it.rows(MergeRequestDiff),
+            "links": of_it.rows(EntityLink),
+            "fresh": {
+                "observed_at": iso(row.observed_at),
+                "children_observed_at": iso(row.children_observed_at),
+                "settled": staleness.is_settled(row.updated_at, row.observed_at),
+            },
+        }
+
+
+class _OfIt:
+    """Reads the children of one entity, in GitLab's order."""
+
+    def __init__(self, entity_type: str, entity_id: int) -> None:
+        self._of = (entity_type, entity_id)
+
+    def rows(self, table: Any) -> list[dict[str, Any]]:
+        """Return the children of one table."""
+        return [_columns(row) for row in self._select(table).order_by(table.position)]
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the resource events of all kinds, oldest first."""
+        table = ResourceEvent
+        return [_columns(row) for row in self._select(table).order_by(table.created_at, table.kind, table.gitlab_id)]
+
+    def threads(self) -> list[dict[str, Any]]:
+        """Return the discussions, each with its notes."""
+        notes: dict[str, list[dict[str, Any]]] = {}
+        for note in self._select(Note).order_by(Note.position):
+            notes.setdefault(note.discussion_gitlab_id, []).append(_columns(note))
+        threads = []
+        for discussion in self._select(Discussion).order_by(Discussion.position):
+            its = notes.get(discussion.gitlab_id, [])
+            resolvable = [note for note in its if note["resolvable"]]
+            threads.append(
+                {
+                    "id": discussion.gitlab_id,
+                    "individual_note": discussion.individual_note,
+                    "resolved": all(note["resolved"] for note in resolvable) if resolvable else None,
+                    "notes": its,
+                }
+            )
+        return threads
+
+    def _select(self, table: Any) -> Any:
+        return table.select().where(table.entity_type == self._of[0], table.entity_id == self._of[1])
+
+
+def _find_project(gitlab_url: str, project: str) -> Project | None:
+    found: Project | None = None
+    path = ProjectPath.get_or_none(ProjectPath.gitlab_url == gitlab_url, ProjectPath.path == project)
+    if path is not None:
+        found = Project.get_by_id(path.project_id)
+    elif project.isdigit():
+        found = Project.get_or_none(Project.gitlab_url == gitlab_url, Project.gitlab_id == int(project))
+    return found
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in row._meta.fields:
+        if name in _HIDDEN:
+            continue
+        value = getattr(row, name)
+        if name in _TIMES:
+            value = iso(value)
+        elif name in _JSON:
+            value = None if value is None else json.loads(value)
+        values[name] = value
+    return values

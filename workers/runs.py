@@ -1,0 +1,441 @@
+"""Runs from a door's side: open, follow, cancel and retry them, and read the ledger."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import peewee
+import structlog
+
+from lore.core import runs as rules
+from lore.core.errors import Failure, NotFoundError, RunError, UsageError
+from lore.core.plan import Entity, plan_tasks
+from lore.core.runs import RunOptions
+from models.base import insert_in_chunks, now_ms, read, write
+from models.ledger import Project, ProjectPath, Run, RunEntity, RunEvent, RunSource
+from models.queue import Task
+from models.watch import Watch
+from workers import messages, moves
+
+log = structlog.get_logger(__name__)
+
+# A project that GitLab confirmed within this time is not asked for again.
+CONFIRMED_FOR_MS = 3_600_000
+FOLLOW_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run that was opened; `is_sent` is False while Redis does not take its message."""
+
+    run_id: str
+    is_sent: bool
+    project: str
+
+
+def submit(
+    *,
+    gitlab_url: str,
+    project: str,
+    entities: Sequence[Entity],
+    options: RunOptions,
+    trigger: str = "cli",
+    is_to_be_sent: bool = True,
+) -> Submitted:
+    """Write a run, its entities and its tasks in one transaction, then send one message.
+
+    Args:
+        gitlab_url: The configured GitLab.
+        project: A full path or a numeric id.
+        entities: What to refresh; the same one twice is done once.
+        options: What the run is to do.
+        trigger: Who asked: `cli`, `cron`, ….
+        is_to_be_sent: False leaves the run queued for a worker.
+    """
+    with write():
+        run_id = _open_run(gitlab_url, project, sorted(set(entities)), options, trigger, is_sent=is_to_be_sent)
+    log.info("run_opened", run_id=run_id, project=project, entities=len(set(entities)), trigger=trigger)
+    is_sent = is_to_be_sent and messages.send_run(messages.PREFLIGHT, run_id)
+    return Submitted(run_id, is_sent, project)
+
+
+def retry(run_id: str) -> Submitted:
+    """Open the one run that takes up what this run left; asked twice it answers with the same run.
+
+    Raises:
+        UsageError: RUN_OPEN, or NOTHING_TO_RETRY.
+    """
+    with write():
+        # Two who ask at once on PostgreSQL: the second waits here, and finds the first one's run.
+        Run.update(stage=Run.stage).where(Run.run_id == run_id).execute()
+        run = Run.get_by_id(run_id)
+        project = Project.get_by_id(run.project_id)
+        earlier = Run.get_or_none(Run.retry_of == run_id)
+        if earlier is not None:
+            return Submitted(earlier.run_id, earlier.sent_at is not None, project.path_with_namespace)
+        if run.status not in rules.FINAL_STATUSES:
+            raise UsageError("RUN_OPEN", f"run {run_id} is still {run.status}", run_id=run_id)
+        rows = RunEntity.select(RunEntity.entity_type, RunEntity.iid, RunEntity.status).where(RunEntity.run == run_id)
+        scope = rules.retry_scope((Entity(entity_type, iid), status) for entity_type, iid, status in rows.tuples())
+        if not scope:
+            raise UsageError("NOTHING_TO_RETRY", f"every entity of run {run_id} ended ok or skipped", run_id=run_id)
+        asked = json.loads(run.options)["project"]
+        options = _options_of(run)
+        retried = _open_run(project.gitlab_url, asked, scope, options, "retry", is_sent=True, retry_of=run_id)
+    log.info("run_opened", run_id=retried, retry_of=run_id, entities=len(scope), trigger="retry")
+    return Submitted(retried, messages.send_run(messages.PREFLIGHT, retried), project.path_with_namespace)
+
+
+def cancel(run_id: str, *, why: str = "cancelled by a user") -> dict[str, Any]:
+    """End an open run; a commit under way either finishes first, or writes nothing.
+
+    Raises:
+        UsageError: RUN_ENDED.
+    """
+    with write():
+        moves.lock_project_of(run_id)
+        project_id = Run.select(Run.project).where(Run.run_id == run_id).scalar()
+        if not moves.settle(run_id, rules.CANCELLED, error_code="RUN_CANCELLED", error_message=why):
+            status = Run.select(Run.status).where(Run.run_id == run_id).scalar()
+            raise UsageError("RUN_ENDED", f"run {run_id} has ended already: {status}", run_id=run_id)
+    from workers.commit import hand_over  # noqa: PLC0415  # the actors need a broker; reading the ledger does not
+
+    hand_over(project_id)
+    return read_run(run_id)
+
+
+def resolve_project(gitlab_url: str, name: str) -> str:
+    """Return the full path that a short name stands for; a full path or a numeric id is returned as it is.
+
+    Raises:
+        NotFoundError: UNKNOWN_PROJECT.
+        UsageError: AMBIGUOUS_PROJECT.
+    """
+    if "/" in name or name.isdigit():
+        return name
+    with read():
+        paths = Project.select(Project.path_with_namespace).where(
+            Project.gitlab_url == gitlab_url, Project.gitlab_id.is_null(False)
+        )
+        fitting = sorted({row[0] for row in paths.tuples() if row[0].rsplit("/", 1)[-1] == name})
+    if not fitting:
+        raise NotFoundError(
+            "UNKNOWN_PROJECT", f"the mirror has no project named {name!r}; give its full path, group/{name}"
+        )
+    if len(fitting) > 1:
+        raise UsageError(
+            "AMBIGUOUS_PROJECT",
+            f"{name!r} could be {', '.join(fitting)}; give the full path",
+        )
+    return str(fitting[0])
+
+
+def find_run(text: str) -> str:
+    """Return the run that an id, a unique prefix of one, or `last` names.
+
+    Raises:
+        NotFoundError: RUN_NOT_FOUND.
+        UsageError: AMBIGUOUS_RUN.
+    """
+    with read():
+        if text == "last":
+            found = [
+                row[0]
+                for row in Run.select(Run.run_id).order_by(Run.created_at.desc(), Run.run_id.desc()).limit(1).tuples()
+            ]
+        else:
+            # A range and not LIKE: its wildcards are legal characters of an argument.
+            fitting = Run.select(Run.run_id).where(Run.run_id >= text, Run.run_id < text + "\uffff").limit(3)
+            found = [row[0] for row in fitting.tuples()]
+    if text in found:
+        return text
+    if not found or not text:
+        raise NotFoundError("RUN_NOT_FOUND", f"no run {text!r} in the ledger")
+    if len(found) > 1:
+        raise UsageError("AMBIGUOUS_RUN", f"several runs begin with {text!r}, such as {found[0]} and {found[1]}")
+    return str(found[0])
+
+
+def has_ended(run_id: str) -> bool:
+    """Tell whether the run is in a final state."""
+    with read():
+        return Run.select(Run.status).where(Run.run_id == run_id).scalar() in rules.FINAL_STATUSES
+
+
+def wait(run_id: str, *, timeout_s: float | None = None, on_change: Callable[[], None] | None = None) -> bool:
+    """Wait until the run has ended; False when it had not after `timeout_s` seconds."""
+    until = None if timeout_s is None else time.monotonic() + timeout_s
+    watch = Watch()
+    while not has_ended(run_id):
+        if until is not None and time.monotonic() >= until:
+            return False
+        left_s = 1.0 if until is None else max(0.0, min(1.0, until - time.monotonic()))
+        if watch.wait(FOLLOW_POLL_S, timeout_s=left_s) and on_change is not None:
+            on_change()
+    if on_change is not None:
+        on_change()
+    return True
+
+
+def read_run(run_id: str) -> dict[str, Any]:
+    """Return `data.run`."""
+    with read():
+        return _views([Run.get_by_id(run_id)])[0]
+
+
+def list_runs(status: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+    """Return `data.run` of the newest runs, newest first."""
+    with read():
+        query = Run.select().order_by(Run.created_at.desc(), Run.run_id.desc()).limit(limit)
+        return _views(list(query if status is None else query.where(Run.status == status)))
+
+
+def read_entities(run_id: str) -> list[dict[str, Any]]:
+    """Return `data.entities`, in the order of (entity_type, iid)."""
+    with read():
+        rows = RunEntity.select().where(RunEntity.run == run_id).order_by(RunEntity.entity_type, RunEntity.iid)
+        return [
+            {
+                "entity_type": row.entity_type,
+                "iid": row.iid,
+                "stage": row.stage,
+                "status": row.status,
+                "error_code": row.error_code,
+                "error_message": row.error_message,
+                "updated_at": iso(row.updated_at),
+                "settled": row.is_settled,
+            }
+            for row in rows
+        ]
+
+
+def read_events(run_id: str, after_id: int = 0) -> list[dict[str, Any]]:
+    """Return the run's timeline behind an event, oldest first."""
+    with read():
+        rows = RunEvent.select().where(RunEvent.run == run_id, RunEvent.id > after_id).order_by(RunEvent.id).limit(1000)
+        return [
+            {
+                "id": row.id,
+                "at": iso(row.at),
+                "entity": row.entity,
+                "stage": row.stage,
+                "event": row.event,
+                "detail": json.loads(row.detail),
+            }
+            for row in rows
+        ]
+
+
+def read_progress(run_id: str) -> dict[str, int]:
+    """Return how many of the run's tasks are in each status."""
+    with read():
+        rows = (
+            Task.select(Task.status, peewee.fn.COUNT(Task.id))
+            .where(Task.scope_run == run_id)
+            .group_by(Task.status)
+            .tuples()
+        )
+        return dict(rows)
+
+
+def error_of(run_id: str) -> RunError | None:
+    """Return what a command that waited for this run ends with; None when the run succeeded."""
+    with read():
+        run = Run.get_by_id(run_id)
+        failures = [
+            Failure(row.entity_type, row.iid, row.stage, row.error_code or "INTERNAL", row.error_message or "")
+            for row in RunEntity.select()
+            .where(RunEntity.run == run_id, RunEntity.status == rules.FAILED)
+            .order_by(RunEntity.entity_type, RunEntity.iid)
+        ]
+        total = RunEntity.select().where(RunEntity.run == run_id).count()
+    if run.status not in (rules.FAILED, rules.CANCELLED):
+        return None
+    code = run.error_code or "INTERNAL"
+    return RunError(
+        code,
+        run.error_message or f"the run ended {run.status}",
+        run_id=run_id,
+        exit=rules.exit_of(code, run.stage, failures),
+        total=total,
+        failures=failures,
+    )
+
+
+def has_live_worker() -> bool:
+    """Tell whether a worker is listening on this Redis."""
+    from workers.broker import live_workers  # noqa: PLC0415  # redis is not imported without it
+
+    return bool(live_workers())
+
+
+def iso(at_ms: int | None) -> str | None:
+    """Return a time as ISO 8601 with milliseconds and `Z`."""
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _open_run(
+    gitlab_url: str,
+    project: str,
+    entities: Sequence[Entity],
+    options: RunOptions,
+    trigger: str,
+    *,
+    is_sent: bool,
+    retry_of: str | None = None,
+) -> str:
+    now = now_ms()
+    row = _find_or_add_project(gitlab_url, project)
+    is_known = row.gitlab_id is not None and (row.confirmed_at or 0) > now - CONFIRMED_FOR_MS
+    run_id = new_run_id(now)
+    Run.insert(
+        run_id=run_id,
+        project=row.project_id,
+        kind="surgical",
+        mode=options.mode,
+        status=rules.QUEUED,
+        stage=rules.STAGE_PREFLIGHT,
+        options=json.dumps(asdict(options) | {"project": project, "by_path": not is_known}),
+        trigger=trigger,
+        retry_of=retry_of,
+        sent_at=now if is_sent else None,
+        sends=1 if is_sent else 0,
+        created_at=now,
+        stage_at=now,
+    ).execute()
+    insert_in_chunks(
+        RunEntity,
+        [
+            {
+                "run": run_id,
+                "entity_type": entity.entity_type,
+                "iid": entity.iid,
+                "stage": rules.STAGE_PREFLIGHT,
+                "status": rules.PENDING,
+                "updated_at": now,
+            }
+            for entity in entities
+        ],
+    )
+    insert_in_chunks(
+        Task,
+        [
+            {
+                "project": row.project_id,
+                "scope_run": run_id,
+                "entity_type": task.entity_type,
+                "iid": task.iid,
+                "job_type": task.job_type,
+                "status": rules.PENDING,
+            }
+            for task in plan_tasks(entities, with_project=not is_known)
+        ],
+    )
+    moves.record(run_id, "opened", stage=rules.STAGE_PREFLIGHT, entities=len(entities), trigger=trigger)
+    return run_id
+
+
+def new_run_id(now: int) -> str:
+    """Return a run id that sorts by time and reads as one: `20261123T054149.123-1a2b3c4d`."""
+    at = datetime.fromtimestamp(now / 1000, UTC)
+    return f"{at:%Y%m%dT%H%M%S}.{now % 1000:03d}-{secrets.token_hex(4)}"
+
+
+def _find_or_add_project(gitlab_url: str, asked: str) -> Project:
+    found: Project | None
+    if asked.isdigit():
+        found = Project.get_or_none(Project.gitlab_url == gitlab_url, Project.gitlab_id == int(asked))
+        if found is not None:
+            return found
+    path = ProjectPath.get_or_none(ProjectPath.gitlab_url == gitlab_url, ProjectPath.path == asked)
+    if path is None:
+        project_id = Project.insert(gitlab_url=gitlab_url, path_with_namespace=asked).execute()
+        added = ProjectPath.insert(gitlab_url=gitlab_url, path=asked, project=project_id).on_conflict_ignore()
+        added.execute()
+        path = ProjectPath.get(ProjectPath.gitlab_url == gitlab_url, ProjectPath.path == asked)
+        if path.project_id != project_id:
+            Project.delete().where(Project.project_id == project_id).execute()
+    found = Project.get_by_id(path.project_id)
+    assert found is not None
+    return found
+
+
+def _options_of(run: Run) -> RunOptions:
+    stored = json.loads(run.options)
+    return RunOptions(mode=run.mode, docs=stored["docs"], embed=stored["embed"])
+
+
+def _views(found: Sequence[Run]) -> list[dict[str, Any]]:
+    ids = [run.run_id for run in found]
+    entities = _entities_by_run(ids)
+    sources = Counter(
+        dict(
+            RunSource.select(RunSource.run, peewee.fn.COUNT(RunSource.dirty_source_id))
+            .where(RunSource.run.in_(ids))
+            .group_by(RunSource.run)
+            .tuples()
+        )
+    )
+    paths = dict(
+        Project.select(Project.project_id, Project.path_with_namespace)
+        .where(Project.project_id.in_([run.project_id for run in found]))
+        .tuples()
+    )
+    return [_view(run, paths[run.project_id], entities.get(run.run_id, []), sources[run.run_id]) for run in found]
+
+
+def _entities_by_run(ids: Iterable[str]) -> dict[str, list[tuple[str, int, str]]]:
+    found: dict[str, list[tuple[str, int, str]]] = {}
+    rows = (
+        RunEntity.select(RunEntity.run, RunEntity.entity_type, RunEntity.iid, RunEntity.status)
+        .where(RunEntity.run.in_(list(ids)))
+        .order_by(RunEntity.run, RunEntity.entity_type, RunEntity.iid)
+    )
+    for run_id, entity_type, iid, status in rows.tuples():
+        found.setdefault(run_id, []).append((entity_type, iid, status))
+    return found
+
+
+def _view(run: Run, project: str, entities: Sequence[tuple[str, int, str]], dirty_sources: int) -> dict[str, Any]:
+    statuses = Counter(status for _, _, status in entities)
+    counters = json.loads(run.counters)
+
+    def iids(status: str) -> list[list[Any]]:
+        return [[entity_type, iid] for entity_type, iid, its in entities if its == status]
+
+    return {
+        "run_id": run.run_id,
+        "project": project,
+        "kind": run.kind,
+        "mode": run.mode,
+        "status": run.status,
+        "stage": run.stage,
+        "trigger": run.trigger,
+        "retry_of": run.retry_of,
+        "error_code": run.error_code,
+        "error_message": run.error_message,
+        "counts": {
+            "total": len(entities),
+            "ok": statuses[rules.OK],
+            "failed": statuses[rules.FAILED],
+            "skipped_stale": statuses[rules.SKIPPED_STALE],
+            "aborted": statuses[rules.ABORTED],
+            "dirty_sources": dirty_sources,
+            "documents_regenerated": counters.get("documents_regenerated", 0),
+            "documents_embedded": counters.get("documents_embedded", 0),
+        },
+        "failed_iids": iids(rules.FAILED),
+        "skipped_stale_iids": iids(rules.SKIPPED_STALE),
+        "created_at": iso(run.created_at),
+        "finished_at": iso(run.finished_at),
+        "elapsed_ms": (run.finished_at or now_ms()) - run.created_at,
+    }

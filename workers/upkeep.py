@@ -1,0 +1,356 @@
+"""The sweeper: every state of a run has a rule that moves it on when whoever should have done it is gone.
+
+It runs every second in every worker and embedded run, and as `lore sweep`. Every rule is a compare-and-set in a short
+transaction of its own, so two sweepers at once are harmless.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import peewee
+import structlog
+
+from lore.core import runs
+from lore.core.errors import BusyError, Failure, LoreError
+from lore.core.plan import PROJECT
+from models.base import clock, disconnect, now_ms, read, write
+from models.ledger import Run, RunEntity
+from models.queue import StagedPayload, Task
+from workers import messages, moves, resources
+from workers.commit import hand_over
+
+log = structlog.get_logger(__name__)
+
+BATCH = 200
+
+
+def sweep(*, only_run_id: str | None = None) -> dict[str, int]:
+    """Apply every rule once; return how often each did something.
+
+    Args:
+        only_run_id: Leave every other run alone (an embedded run's own loop).
+    """
+    done: Counter[str] = Counter()
+    scope = _Scope(only_run_id)
+    for rule in _RULES:
+        for what in rule(scope):
+            done[what] += 1
+    if done:
+        log.info("swept", **done)
+    return dict(done)
+
+
+class Sweeper(threading.Thread):
+    """Sweeps once a second until it is stopped; an error of one sweep is logged and the next one tries again."""
+
+    def __init__(self, *, every_s: float = 1.0, on_fatal: Callable[[LoreError], None] | None = None) -> None:
+        super().__init__(name="sweeper", daemon=True)
+        self._every_s = every_s
+        self._stopping = threading.Event()
+        self._on_fatal = on_fatal
+
+    def run(self) -> None:
+        """Sweep until stopped."""
+        while not self._stopping.wait(self._every_s):
+            try:
+                self._check()
+                sweep()
+            except BusyError as error:
+                log.warning("sweep_postponed", code=error.code)
+            except Exception:
+                log.exception("sweep_failed")
+        disconnect()
+
+    def stop(self) -> None:
+        """Stop after the sweep under way."""
+        self._stopping.set()
+
+    def _check(self) -> None:
+        from models.schema import check_not_newer  # noqa: PLC0415  # the migrations' machinery, once a second
+
+        try:
+            check_not_newer()
+        except LoreError as error:
+            log.error("worker_stops", code=error.code, cause=error.message)
+            self._stopping.set()
+            if self._on_fatal is not None:
+                self._on_fatal(error)
+
+
+class _Scope:
+    """Which runs a sweep may touch."""
+
+    def __init__(self, only_run_id: str | None) -> None:
+        self.only_run_id = only_run_id
+
+    def of(self, field: Any) -> list[Any]:
+        """Return the condition on a column that holds a run id."""
+        return [] if self.only_run_id is None else [field == self.only_run_id]
+
+
+def _send_queued(scope: _Scope) -> Iterable[str]:
+    """queued: too old → failed; never sent, or sent long ago → send."""
+    settings = resources.settings()
+    with read():
+        now = now_ms()
+        queued = list(
+            Run.select(Run.run_id, Run.created_at, Run.sent_at, Run.sends)
+            .where(Run.status == runs.QUEUED, *scope.of(Run.run_id))
+            .order_by(Run.created_at)
+            .limit(BATCH)
+            .tuples()
+        )
+    for run_id, created_at, sent_at, sends in queued:
+        if created_at + settings.queue_deadline_ms < now:
+            message = f"no worker took the run within {settings.queue_deadline_ms // 1000} s"
+            with write():
+                if not moves.lock_run(run_id, runs.QUEUED):
+                    continue
+                moves.settle(run_id, runs.FAILED, error_code="QUEUE_DEADLINE", error_message=message)
+            yield "queue_deadline"
+        elif _is_due(sent_at, sends, now) and messages.is_ours(run_id) and _mark_run_sent(run_id, runs.QUEUED, sent_at):
+            if not messages.send_run(messages.PREFLIGHT, run_id):
+                return
+            yield "preflight_sent"
+
+
+def _end_overdue(scope: _Scope) -> Iterable[str]:
+    """Any stage past its deadline → failed, with the cause that its tasks were waiting for."""
+    with read():
+        overdue = list(
+            Run.select(Run.run_id, Run.status, Run.stage)
+            .where(Run.status.in_(runs.OPEN_STATUSES), Run.deadline_at < clock(), *scope.of(Run.run_id))
+            .limit(BATCH)
+            .tuples()
+        )
+    for run_id, status, stage in overdue:
+        with write():
+            # A commit under way either ends first, or finds itself fenced out.
+            moves.lock_project_of(run_id)
+            still = Run.update(stage=Run.stage).where(
+                Run.run_id == run_id, Run.status == status, Run.deadline_at < clock()
+            )
+            if not still.execute():
+                continue
+            code, message, failures = _why_overdue(run_id, status, stage)
+            moves.settle(run_id, runs.FAILED, error_code=code, error_message=message, failures=failures)
+        yield "run_deadline"
+
+
+def _why_overdue(run_id: str, status: str, stage: str) -> tuple[str, str, list[Failure]]:
+    deadline_s = resources.settings().run_deadline_ms // 1000
+    message = f"the run was still in {status} after {deadline_s} s"
+    failures: dict[tuple[str, int], Failure] = {}
+    for task in Task.select().where(Task.scope_run == run_id, Task.status.in_((*runs.OPEN_TASKS, runs.FAILED))):
+        code = task.error_code or "RUN_DEADLINE"
+        cause = f"{task.error_message} (waited until the deadline)" if task.error_code else message
+        if task.entity_type == PROJECT:
+            if task.error_code:
+                return code, cause, []
+            continue
+        failures.setdefault((task.entity_type, task.iid), Failure(task.entity_type, task.iid, stage, code, cause))
+    return "RUN_DEADLINE", message, list(failures.values())
+
+
+def _take_back_claims(scope: _Scope) -> Iterable[str]:
+    """An expired claim → pending again; the third time the task is poison."""
+    with read():
+        expired = list(
+            Task.select(Task.id, Task.scope_run, Task.entity_type, Task.iid, Task.claim_no, Task.lost_claims)
+            .where(Task.status == runs.CLAIMED, Task.claimed_until < clock(), *scope.of(Task.scope_run))
+            .limit(BATCH)
+            .tuples()
+        )
+    for task_id, run_id, entity_type, iid, claim_no, lost_claims in expired:
+        moved = None
+        with write():
+            if not moves.lock_run(run_id, runs.PREFLIGHT):
+                continue
+            back = Task.update(
+                status=runs.PENDING,
+                lost_claims=Task.lost_claims + 1,
+                claimed_by=None,
+                claimed_until=None,
+                next_at=None,
+                sent_at=None,
+            ).where(
+                Task.id == task_id, Task.status == runs.CLAIMED, Task.claim_no == claim_no, Task.claimed_until < clock()
+            )
+            if not back.execute():
+                continue
+            if lost_claims + 1 >= runs.LOST_CLAIMS_LIMIT:
+                message = f"whoever fetched it died or was lost, {lost_claims + 1} times"
+                moves.fail_task(task_id, run_id, entity_type, iid, code="POISON", message=message)
+                moved = moves.end_preflight(run_id)
+        if moved == runs.COMMITTING:
+            messages.send_run(messages.COMMIT, run_id)
+        yield "claim_expired"
+
+
+def _send_tasks(scope: _Scope) -> Iterable[str]:
+    """preflight: a task that is due and unsent, or was sent long ago → send."""
+    due = _send_due_at(Task.sent_at, Task.sends)
+    with read():
+        now = clock()
+        tasks = list(
+            Task.select(Task.id, Task.scope_run, Task.sent_at)
+            .join(Run, on=(Run.run_id == Task.scope_run))
+            .where(
+                Task.status == runs.PENDING,
+                Run.status == runs.PREFLIGHT,
+                Task.next_at.is_null() | (Task.next_at <= now),
+                Task.sent_at.is_null() | (due < now),
+                *scope.of(Task.scope_run),
+            )
+            .order_by(Task.id)
+            .limit(BATCH)
+            .tuples()
+        )
+    for task_id, run_id, sent_at in tasks:
+        if not messages.is_ours(run_id):
+            continue
+        was = Task.sent_at.is_null() if sent_at is None else Task.sent_at == sent_at
+        with write():
+            marked = (
+                Task.update(sent_at=clock(), sends=Task.sends + 1)
+                .where(Task.id == task_id, Task.status == runs.PENDING, was)
+                .execute()
+            )
+        if marked:
+            if not messages.send_fetches(run_id, [task_id]):
+                return
+            yield "fetch_sent"
+
+
+def _end_preflights(scope: _Scope) -> Iterable[str]:
+    """preflight with nothing open → end it (whoever should have was killed before it could)."""
+    open_tasks = Task.select(Task.id).where(Task.scope_run == Run.run_id, Task.status.in_(runs.OPEN_TASKS))
+    with read():
+        ready = [
+            row[0]
+            for row in Run.select(Run.run_id)
+            .where(Run.status == runs.PREFLIGHT, ~peewee.fn.EXISTS(open_tasks), *scope.of(Run.run_id))
+            .limit(BATCH)
+            .tuples()
+        ]
+    for run_id in ready:
+        with write():
+            moved = moves.end_preflight(run_id) if moves.lock_run(run_id, runs.PREFLIGHT) else None
+        if moved == runs.COMMITTING:
+            messages.send_run(messages.COMMIT, run_id)
+        if moved is not None:
+            yield "preflight_ended"
+
+
+def _send_commits(scope: _Scope) -> Iterable[str]:
+    """committing: the lock is free or its lease over → send the longest waiting run of the project."""
+    with read():
+        projects = [
+            row[0]
+            for row in Run.select(Run.project)
+            .where(Run.status == runs.COMMITTING, *scope.of(Run.run_id))
+            .distinct()
+            .limit(BATCH)
+            .tuples()
+        ]
+    for project_id in projects:
+        if hand_over(project_id, only_due=True) is not None:
+            yield "commit_sent"
+
+
+def _tidy(scope: _Scope) -> Iterable[str]:
+    """Ended runs: nothing open, no staged page and no lock may be left; what is found is our bug, and logged."""
+    ended = Run.select(Run.run_id).where(Run.status.in_(runs.FINAL_STATUSES), *scope.of(Run.run_id))
+    with read():
+        left = {
+            row[0]
+            for row in Task.select(Task.scope_run)
+            .where(Task.status.in_(runs.OPEN_TASKS), Task.scope_run.in_(ended))
+            .distinct()
+            .limit(BATCH)
+            .tuples()
+        }
+        left |= {
+            row[0]
+            for row in StagedPayload.select(Task.scope_run)
+            .join(Task)
+            .where(Task.scope_run.in_(ended))
+            .distinct()
+            .limit(BATCH)
+            .tuples()
+        }
+        left |= {
+            row[0]
+            for row in RunEntity.select(RunEntity.run)
+            .where(RunEntity.status == runs.PENDING, RunEntity.run.in_(ended))
+            .distinct()
+            .limit(BATCH)
+            .tuples()
+        }
+    for run_id in left:
+        with write():
+            moves.abort_tasks(run_id, reason="left open by an ended run")
+            moves.drop_staged(run_id)
+            RunEntity.update(status=runs.ABORTED, updated_at=clock()).where(
+                RunEntity.run == run_id, RunEntity.status == runs.PENDING
+            ).execute()
+        log.error("left_open", run_id=run_id)
+        yield "left_open"
+
+
+def _forget_old(scope: _Scope) -> Iterable[str]:
+    """Ended runs older than LORE_LEDGER_KEEP → deleted, with all that hangs on them."""
+    if scope.only_run_id is not None:
+        return
+    keep_ms = resources.settings().ledger_keep_ms
+    with read():
+        old = [
+            row[0]
+            for row in Run.select(Run.run_id)
+            .where(
+                Run.status.in_(runs.FINAL_STATUSES),
+                Run.created_at < clock() - keep_ms,
+                Run.finished_at < clock() - keep_ms,
+            )
+            .limit(BATCH)
+            .tuples()
+        ]
+    for run_id in old:
+        with write():
+            Run.delete().where(Run.run_id == run_id).execute()
+        yield "forgotten"
+
+
+_RULES: tuple[Callable[[_Scope], Iterable[str]], ...] = (
+    _end_overdue,
+    _send_queued,
+    _take_back_claims,
+    _send_tasks,
+    _end_preflights,
+    _send_commits,
+    _tidy,
+    _forget_old,
+)
+
+
+def _is_due(sent_at: int | None, sends: int, now: int) -> bool:
+    return sent_at is None or sent_at + runs.resend_after_ms(sends) < now
+
+
+def _send_due_at(sent_at: Any, sends: Any) -> Any:
+    waits = tuple((n, runs.resend_after_ms(n)) for n in range(12))
+    return sent_at + peewee.Case(sends, waits, runs.resend_after_ms(12))
+
+
+def _mark_run_sent(run_id: str, status: str, seen_sent_at: int | None) -> bool:
+    was = Run.sent_at.is_null() if seen_sent_at is None else Run.sent_at == seen_sent_at
+    with write():
+        return bool(
+            Run.update(sent_at=clock(), sends=Run.sends + 1)
+            .where(Run.run_id == run_id, Run.status == status, was)
+            .execute()
+        )
