@@ -11,6 +11,7 @@ from typing import Any
 import dramatiq
 import pytest
 
+from lore import logs
 from lore.settings import read_settings
 from models import base, schema
 from workers import resources
@@ -82,6 +83,12 @@ def settings(database_url: str) -> Any:
             "HOME": os.environ.get("HOME", "/nonexistent"),
         }
     )
+
+
+@pytest.fixture(autouse=True)
+def quiet_logs() -> None:
+    """Log as a worker whose output is no terminal: pretty tracebacks cost more than what is tested."""
+    logs.configure(format="json", level="warning")
 
 
 @pytest.fixture
