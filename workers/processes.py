@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
 
 import dramatiq
@@ -33,7 +32,14 @@ WORKER_TIMEOUT_MS = 100
 ANNOUNCE_EVERY_S = 1.0
 
 
-def serve(settings: Settings, *, queues: Sequence[str] = (), threads: int = 8, processes: int = 1) -> int:
+def serve(
+    settings: Settings,
+    *,
+    queues: Sequence[str] = (),
+    threads: int = 8,
+    processes: int = 1,
+    until_stdin_closes: bool = False,
+) -> int:
     """Work until told to end (SIGTERM or SIGINT); return the exit status.
 
     Args:
@@ -41,31 +47,39 @@ def serve(settings: Settings, *, queues: Sequence[str] = (), threads: int = 8, p
         queues: Which queues to work on; none means all of them.
         threads: How many messages are worked on side by side.
         processes: How many processes to run.
+        until_stdin_closes: Also end when standard input does, for whoever started us and may be killed.
     """
+    stop = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
+    if until_stdin_closes:
+        threading.Thread(target=_stop_at_end_of_stdin, args=(stop,), daemon=True).start()
     if processes > 1:
-        return _supervise(queues, threads, processes)
+        return _supervise(queues, threads, processes, stop)
     open_workers(settings)
-    return _Loop(settings, queues or QUEUES, threads).run()
+    return _Loop(queues or QUEUES, threads, stop).run()
+
+
+def _stop_at_end_of_stdin(stop: threading.Event) -> None:
+    # Not `sys.stdin.read`: its lock, held by a thread that waits, would abort the interpreter's end.
+    while os.read(0, 4096):
+        pass
+    stop.set()
 
 
 class _Loop:
     """One worker process."""
 
-    def __init__(self, settings: Settings, queues: Sequence[str], threads: int) -> None:
-        self._settings = settings
+    def __init__(self, queues: Sequence[str], threads: int, stop: threading.Event) -> None:
         self._queues = tuple(queues)
         self._threads = threads
-        self._stop = threading.Event()
+        self._stop = stop
         self._status = int(Exit.DONE)
 
     def run(self) -> int:
         from workers.upkeep import Sweeper  # noqa: PLC0415  # the actors need the broker to be set first
 
         broker = dramatiq.get_broker()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._end)
-        if isinstance(broker, EmbeddedBroker):
-            self._threads = max(self._threads, 2)
         worker = dramatiq.Worker(
             broker, queues=set(self._queues), worker_threads=self._threads, worker_timeout=WORKER_TIMEOUT_MS
         )
@@ -112,34 +126,19 @@ class _Loop:
         except redis.RedisError:
             log.warning("redis_is_down", cause="while saying goodbye")
 
-    def _end(self, signum: int, frame: FrameType | None) -> None:
-        self._stop.set()
-
     def _fatal(self, error: LoreError) -> None:
         self._status = int(error.exit)
         self._stop.set()
 
 
-def _supervise(queues: Sequence[str], threads: int, processes: int) -> int:
+def _supervise(queues: Sequence[str], threads: int, processes: int, stop: threading.Event) -> int:
     """Run several worker processes; when one ends unasked, end the others, for a supervisor to start all anew."""
-    command = [sys.executable, "-m", "cli", "worker", "--threads", str(threads)]
+    command = [sys.executable, "-m", "cli", "worker", "--threads", str(threads), "--until-stdin-closes"]
     if queues:
         command += ["--queues", ",".join(queues)]
-    stopping = threading.Event()
-    children: list[subprocess.Popen[bytes]] = []
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, end)
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(processes)]
     try:
-        # The children end when their standard input does: also when this process is killed.
-        children = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"LORE_UNTIL_STDIN_CLOSES": "1"})
-            for _ in range(processes)
-        ]
-        while not stopping.wait(0.2):
+        while not stop.wait(0.2):
             if any(child.poll() is not None for child in children):
                 log.error("worker_process_ended", statuses=[child.returncode for child in children])
                 return int(Exit.BUG)

@@ -1,0 +1,216 @@
+"""What `lore doctor` looks at: each thing lore needs, ok, or the command that mends it.
+
+A SQLite file that is not there is not made; a database that is there is brought up to this version.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Final
+
+import dramatiq
+import peewee
+import structlog
+
+from lore.core import payloads
+from lore.core import runs as rules
+from lore.core.errors import LoreError
+from lore.settings import ATTRIBUTES, Settings, redact_url
+from models import base
+from models.content import DirtySource
+from models.ledger import Run
+from models.queue import Task
+from workers import open_ledger
+
+log = structlog.get_logger(__name__)
+
+# Any of them lets us read what we mirror.
+READING_SCOPES: Final = ("read_api", "api")
+# A token that ends sooner than this is better made anew today.
+TOKEN_DAYS: Final = 7
+WRITE_SETTINGS: Final = '${EDITOR:-vi} "${XDG_CONFIG_HOME:-$HOME/.config}/lore/env"'
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What it is.
+        is_ok: Whether lore can work with it.
+        detail: What was found.
+        action: A command that mends it, or brings nearer to it; None where all is well.
+    """
+
+    name: str
+    is_ok: bool
+    detail: str
+    action: str | None = None
+
+
+def checks(settings: Settings) -> Iterator[Check]:
+    """Look at everything in turn; what goes wrong is a check that is not ok, never an exception.
+
+    Args:
+        settings: What the user configured.
+    """
+    yield from _settings(settings)
+    for name, look in (("gitlab", _gitlab), ("database", _database), ("redis", _redis)):
+        try:
+            yield from look(settings)
+        except LoreError as error:
+            yield Check(name, False, f"{error.code}: {error.message}", _own_action(error, settings))
+        except Exception as error:
+            log.debug("check_failed", check=name, exc_info=True)
+            yield Check(
+                name, False, f"could not be looked at: {type(error).__name__}", "LORE_LOG_LEVEL=debug lore doctor"
+            )
+
+
+def _settings(settings: Settings) -> Iterator[Check]:
+    shown: set[str] = set()
+    for name, attribute in ATTRIBUTES.items():
+        if attribute in shown:
+            continue
+        shown.add(attribute)
+        source = settings.sources.get(attribute, "default")
+        value = getattr(settings, attribute)
+        if attribute == "gitlab_token" and value is None:
+            problem = settings.token_problem
+            detail = problem.message if problem else "no token"
+            action = next((action for action in (problem.actions if problem else []) if action != "lore doctor"), None)
+            yield Check(name, False, detail, action or WRITE_SETTINGS)
+            continue
+        yield Check(name, True, f"{_shown(attribute, value)} ({source})")
+
+
+def _shown(attribute: str, value: object) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, (int, float)) and attribute.endswith(("_ms", "_s")):
+        return f"{value / 1000 if attribute.endswith('_ms') else value:g} s"
+    return redact_url(str(value))
+
+
+def _gitlab(settings: Settings) -> Iterator[Check]:
+    if settings.gitlab_token is None:
+        yield Check("gitlab", False, f"{settings.gitlab_url} was not asked: there is no token", WRITE_SETTINGS)
+        return
+    from lore.gitlab import GitLab  # noqa: PLC0415  # httpx is paid for here only
+    from lore.http import build_client  # noqa: PLC0415  # the same
+
+    ca_file = str(settings.ca_file) if settings.ca_file else None
+    with build_client(ca_file=ca_file, read_s=settings.gitlab_timeout_s) as client:
+        gitlab = GitLab(client, settings.gitlab_url, settings.gitlab_token, request_timeout_s=settings.gitlab_timeout_s)
+        began = time.monotonic()
+        known = gitlab.version()
+        took_ms = round((time.monotonic() - began) * 1000)
+        edition = " (enterprise)" if known.enterprise is True else ""
+        yield Check("gitlab", True, f"{settings.gitlab_url} is GitLab {known.version}{edition}, {took_ms} ms")
+        yield judge_token(gitlab.token_info(), today=datetime.now(UTC).date())
+
+
+def judge_token(known: payloads.TokenInfo | None, *, today: date) -> Check:
+    """Say whether a token can read, and for how long.
+
+    Args:
+        known: What GitLab says of it; None where it cannot.
+        today: UTC, as GitLab counts.
+    """
+    if known is None:
+        return Check("token", True, "accepted; GitLab does not tell its scopes and expiry")
+    scopes = list(known.scopes) if isinstance(known.scopes, tuple) else []
+    detail = f"scopes {', '.join(scopes) or 'unknown'}"
+    if known.revoked is True or known.active is False:
+        return Check("token", False, f"{detail}; it is revoked or expired", WRITE_SETTINGS)
+    if scopes and not set(scopes) & set(READING_SCOPES):
+        return Check("token", False, f"{detail}; read_api is needed", WRITE_SETTINGS)
+    return _judge_expiry(known.expires_at, detail, today=today)
+
+
+def _judge_expiry(expires_at: object, detail: str, *, today: date) -> Check:
+    if not isinstance(expires_at, str):
+        return Check("token", True, f"{detail}; it does not expire")
+    try:
+        days = (date.fromisoformat(expires_at) - today).days
+    except ValueError:
+        return Check("token", True, f"{detail}; expires {expires_at}")
+    detail = f"{detail}; expires {expires_at}, in {days} days"
+    if days < TOKEN_DAYS:
+        return Check("token", False, detail, WRITE_SETTINGS)
+    return Check("token", True, detail)
+
+
+def _database(settings: Settings) -> Iterator[Check]:
+    path = settings.sqlite_path
+    if path is not None and not path.exists():
+        yield Check("database", True, f"{path} is not there yet; the first run makes it")
+        return
+    open_ledger(settings)
+    try:
+        with base.read():
+            runs = _count(Run.select(Run.status, peewee.fn.COUNT(Run.run_id)).group_by(Run.status))
+            tasks = _count(Task.select(Task.status, peewee.fn.COUNT(Task.id)).group_by(Task.status))
+            dirty = DirtySource.select().count()
+            overdue = Run.select().where(Run.status.in_(rules.OPEN_STATUSES), Run.deadline_at < base.clock()).count()
+            expired = Task.select().where(Task.status == rules.CLAIMED, Task.claimed_until < base.clock()).count()
+    finally:
+        base.disconnect()
+    kind = "PostgreSQL" if path is None else f"SQLite {path}"
+    yield Check("database", True, f"{kind}, {sum(runs.values())} runs")
+    waiting = {status: count for status, count in runs.items() if status in rules.OPEN_STATUSES}
+    open_tasks = sum(tasks.get(status, 0) for status in rules.OPEN_TASKS)
+    said = ", ".join(f"{count} {status}" for status, count in sorted(waiting.items())) or "no open run"
+    yield Check("runs", True, f"{said}; {open_tasks} open tasks")
+    # A worker sweeps every second: what is still there belongs to nobody.
+    is_swept = not (overdue or expired)
+    detail = f"{overdue} runs over their deadline, {expired} claims over their lease"
+    yield Check("sweeper", is_swept, detail, None if is_swept else "lore sweep")
+    yield Check("backlog", True, f"{dirty} dirty sources")
+
+
+def _redis(settings: Settings) -> Iterator[Check]:
+    if settings.redis_url is None:
+        yield Check("redis", True, "not set: a run is done by whoever asks for it")
+        yield Check("workers", True, "none needed without Redis")
+        return
+    import redis  # noqa: PLC0415  # not paid for without Redis
+
+    from workers.broker import build_broker, live_workers  # noqa: PLC0415  # the same
+
+    shown = redact_url(settings.redis_url)
+    broker = build_broker(settings.redis_url)
+    try:
+        known = broker.client.info("server")
+        version = known.get("valkey_version") or known.get("redis_version")
+        yield Check("redis", True, f"{shown}, version {version}")
+        dramatiq.set_broker(broker)
+        alive = sorted(live_workers())
+        yield Check("workers", bool(alive), ", ".join(alive) or "no worker is alive", None if alive else "lore worker")
+    except redis.RedisError as error:
+        detail = f"{shown} does not answer ({type(error).__name__}): start it, or do without"
+        yield Check("redis", False, detail, "LORE_REDIS_URL=off lore doctor")
+    finally:
+        broker.client.close()
+
+
+def _count(query: peewee.ModelSelect) -> dict[str, int]:
+    return {str(status): int(count) for status, count in query.tuples()}
+
+
+def _own_action(error: LoreError, settings: Settings) -> str:
+    """Return what mends it; the doctor does not send anybody to the doctor."""
+    action = next((action for action in error.actions if action != "lore doctor"), None)
+    if action is not None:
+        return action
+    if error.code in ("GITLAB_UNAUTHORIZED", "GITLAB_FORBIDDEN", "TLS_UNTRUSTED", "BAD_SETTING"):
+        return WRITE_SETTINGS
+    if error.code == "MISSING_EXTRA":
+        return "pipx install --force 'gitlab-lore[postgres]'"
+    if error.code.startswith("GITLAB"):
+        return shlex.join(["curl", "-sSI", settings.gitlab_url])
+    return WRITE_SETTINGS
