@@ -525,7 +525,7 @@ def test_without_redis_ctrl_c_cancels_the_run(call: Caller, ledger: Ledger) -> N
 
     answer = call("lore-submit 'g/p!12' --robot")
 
-    assert ("cancel", "Ctrl-C") in ledger.calls
+    assert ("cancel", "cancelled by Ctrl-C") in ledger.calls
     assert answer.status == Exit.CANCELLED
     assert answer.json["error"]["code"] == "RUN_CANCELLED"
     assert answer.json["error"]["run_id"] == RUN_ID
@@ -543,7 +543,7 @@ def test_without_redis_a_run_over_its_timeout_is_not_left_half_done(call: Caller
 
     answer = call("lore-submit 'g/p!12' --timeout 5 --robot")
 
-    assert ("cancel", "not done within --timeout 5.0 s") in ledger.calls
+    assert ("cancel", "cancelled: not done within --timeout 5 s") in ledger.calls
     assert answer.status == Exit.CANCELLED
 
 
@@ -621,6 +621,19 @@ def test_a_run_that_goes_on_at_the_timeout_is_14(call: Caller, ledger: Ledger) -
 def failed() -> RunError:
     failures = [Failure("merge_request", 12, "preflight", "GITLAB_NOT_FOUND", "404 \x1b[31mfor !12\nerror: faked")]
     return RunError("SURGICAL_PREFLIGHT_FAILED", "1 of 2 failed", run_id=RUN_ID, total=2, failures=failures)
+
+
+def test_a_bug_in_the_logs_themselves_is_no_traceback(
+    call: Caller, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "structlog", None)
+    monkeypatch.delitem(sys.modules, "lore.logs")
+
+    answer = call("lore sync-runs")
+
+    assert answer.status == Exit.BUG
+    assert "Traceback" not in answer.err
+    assert "ModuleNotFoundError" in answer.err
 
 
 @pytest.mark.invariant("I10")

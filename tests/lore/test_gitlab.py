@@ -186,6 +186,18 @@ def test_the_token_is_sent_to_the_address_and_nowhere_else() -> None:
 
 
 @pytest.mark.invariant("I13")
+@pytest.mark.parametrize(
+    "url", ["https://evil.example/api/v4/version", "http://gitlab.example.com/", "https://gitlab.example.com:8443/"]
+)
+def test_even_a_request_for_elsewhere_would_go_without_the_token(url: str) -> None:
+    gitlab, _ = speaker(always(answer()))
+
+    (request,) = gitlab._auth.auth_flow(httpx.Request("GET", url))
+
+    assert "private-token" not in request.headers
+
+
+@pytest.mark.invariant("I13")
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500])
 def test_an_answer_that_repeats_the_token_does_not_put_it_into_the_error(status: int) -> None:
     error = failure(answer({"message": "bad token glpat-hunter2"}, status))
@@ -549,7 +561,7 @@ class Threads:
                 f'<{elsewhere}?id=3&noteable_id=7&page={number + 1}&per_page=100>; rel="next", '
                 f'<{elsewhere}?page=1&per_page=100>; rel="first"'
             )
-        status = 304 if request.headers.get("if-none-match") == etag else 200
+        status = 304 if self.has_etags and request.headers.get("if-none-match") == etag else 200
         self.requests.append((number, request.headers.get("if-none-match"), status))
         return httpx.Response(status, headers=headers, content=b"" if status == 304 else body.encode())
 
@@ -667,13 +679,13 @@ def test_a_newer_body_of_the_same_items_is_kept_in_place_of_the_older() -> None:
     assert (found.walks, reader.restarts) == (1, 0)
 
 
-def test_another_number_of_pages_means_another_walk() -> None:
-    threads = Threads([1], [2])
+@pytest.mark.parametrize("has_etags", [True, False])
+def test_another_number_of_pages_means_another_walk(has_etags: bool) -> None:
+    threads = Threads([1], [2], has_etags=has_etags)
     reader = Reader(threads)
 
     def one_page() -> None:
         threads.pages = [[1]]
-        threads.has_etags = False
 
     threads.before[2] = one_page
     found = reader.read()

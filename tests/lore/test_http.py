@@ -171,7 +171,7 @@ def test_many_threads_share_a_client_within_its_connections() -> None:
     with serving(answering(whole(b"[1]"), stays_open=True)) as server, build_client(max_connections=3) as client:
         bodies: list[bytes] = []
         threads = [
-            threading.Thread(target=lambda: bodies.extend(fetch(client, server.url)[1] for _ in range(5)))
+            threading.Thread(target=lambda: bodies.extend(fetch(client, server.url)[1] for _ in range(20)))
             for _ in range(8)
         ]
         for thread in threads:
@@ -180,7 +180,7 @@ def test_many_threads_share_a_client_within_its_connections() -> None:
             thread.join(20)
         connections = server.connections
 
-    assert bodies == [b"[1]"] * 40
+    assert bodies == [b"[1]"] * 160
     assert connections <= 3
 
 

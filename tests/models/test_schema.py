@@ -1,0 +1,184 @@
+"""First use, upgrades, and a database of another version."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import peewee
+import pytest
+
+from lore.core.errors import StorageError
+from models import base, content, documents, ledger, locks, queue, schema
+from models.base import Table, database, write
+
+
+def all_tables() -> list[type[Table]]:
+    found: list[type[Table]] = []
+    for module in (ledger, content, queue, locks, documents):
+        for value in vars(module).values():
+            is_table = isinstance(value, type) and issubclass(value, Table)
+            if is_table and value not in (Table, content.Entity, content.Child) and value not in found:
+                found.append(value)
+    return found
+
+
+def shape() -> dict[str, Any]:
+    """Columns, keys and indexes of every table but the migrations' own."""
+    opened = database.obj
+    found = {}
+    for table in sorted(set(opened.get_tables()) - {schema.HISTORY, "sqlite_sequence"}):
+        found[table] = {
+            "columns": [(c.name, c.data_type, c.null, c.primary_key) for c in opened.get_columns(table)],
+            "indexes": sorted((tuple(i.columns), i.unique) for i in opened.get_indexes(table)),
+            "foreign_keys": sorted((k.column, k.dest_table, k.dest_column) for k in opened.get_foreign_keys(table)),
+        }
+    return found
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_models(ledger: Any) -> None:
+    migrated = shape()
+    with write():
+        for table in reversed(peewee.sort_models(all_tables())):
+            table.drop_table()
+    with write():
+        database.obj.create_tables(all_tables())
+
+    assert shape() == migrated
+
+
+def test_a_dirty_row_never_has_the_id_of_an_earlier_one(ledger: Any) -> None:
+    def insert() -> int:
+        return int(content.DirtySource.insert(source_type="issue", source_id=1, queued_at=1).execute())
+
+    ids = [insert(), insert()]
+    content.DirtySource.delete().execute()
+    ids.append(insert())
+
+    assert ids == sorted(set(ids))
+
+
+def test_a_second_first_use_finds_nothing_to_do(ledger: Any) -> None:
+    assert schema.bring_up() == []
+
+
+def test_a_database_of_a_newer_lore_is_refused_with_a_way_out(ledger: Any) -> None:
+    database.execute_sql("INSERT INTO schema_migration (name, applied) VALUES ('9999_later', '2030-01-01 00:00:00')")
+
+    with pytest.raises(StorageError) as caught:
+        schema.bring_up()
+
+    assert caught.value.code == "DATABASE_NEWER"
+    assert int(caught.value.exit) == 8
+
+
+def test_six_processes_that_come_at_once_migrate_once(database_url: str) -> None:
+    code = (
+        "import sys; from models import base, schema; base.open_database(sys.argv[1]);"
+        "sys.stdin.readline(); print(schema.bring_up())"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, database_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(6)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[0].strip() for process in processes]
+
+    assert [process.returncode for process in processes] == [0] * 6
+    assert sorted(said) == sorted(["[]"] * 5 + [str(sorted(schema.migration_names()))])
+
+
+REBUILD = '''
+import peewee
+
+def up(migrator, db):
+    migrator.migrate(migrator.alter_column_type("projects", "default_branch", peewee.CharField(null=True)))
+'''
+
+
+def test_a_table_that_an_upgrade_rebuilds_keeps_every_child_row(
+    ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from support import MR_12, submit
+
+    submit(MR_12)
+    before = {t: t.select().count() for t in all_tables()}
+    directory = tmp_path / "migrations"
+    directory.mkdir()
+    for name in schema.migration_names():
+        (directory / f"{name}.py").write_text((schema.DIRECTORY / f"{name}.py").read_text())
+    (directory / "9000_rebuild.py").write_text(REBUILD)
+    monkeypatch.setattr(schema, "DIRECTORY", directory)
+
+    assert schema.bring_up() == ["9000_rebuild"]
+
+    assert {t: t.select().count() for t in all_tables()} == before
+    assert before[queue.Task] > 0
+
+
+def test_sqlite_is_opened_as_the_design_says(tmp_path: Path) -> None:
+    base.open_database(f"sqlite://{tmp_path}/new folder/lore.db")
+    schema.bring_up()
+
+    found = {name: base.database.obj.pragma(name) for name in ("journal_mode", "synchronous", "foreign_keys")}
+    busy_ms = base.database.obj.pragma("busy_timeout")
+    modes = (tmp_path / "new folder").stat().st_mode & 0o777, (tmp_path / "new folder/lore.db").stat().st_mode & 0o777
+    base.disconnect()
+    assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1}
+    assert busy_ms >= 15_000
+    assert modes == (0o700, 0o600)
+
+
+def test_a_writing_transaction_takes_its_lock_at_once_and_is_the_outermost(ledger: Any) -> None:
+    with write(), pytest.raises(RuntimeError), write():
+        pass
+
+
+def test_a_database_that_cannot_be_opened_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    base.open_database(f"sqlite://{tmp_path}/file/lore.db")
+
+    with pytest.raises(StorageError) as caught:
+        schema.bring_up()
+
+    assert caught.value.code == "DATABASE_UNREACHABLE"
+
+
+def test_a_file_that_is_no_database_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "lore.db").write_text("this is not a database at all, but long enough to be looked at")
+    base.open_database(f"sqlite://{tmp_path}/lore.db")
+
+    with pytest.raises(StorageError) as caught:
+        schema.bring_up()
+    base.disconnect()
+
+    assert int(caught.value.exit) == 8
+
+
+def test_a_postgresql_that_is_not_there_is_a_typed_error(tmp_path: Path) -> None:
+    base.open_database(f"postgresql://postgres:geheim@/postgres?host={tmp_path}")
+
+    with pytest.raises(StorageError) as caught:
+        schema.bring_up()
+
+    assert caught.value.code == "DATABASE_UNREACHABLE"
+    assert "geheim" not in str(caught.value)
+
+
+def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_NETWORK_FILE_SYSTEMS", ("",))
+    base.open_database(f"sqlite://{tmp_path}/lore.db")
+
+    from lore.core.errors import SettingError
+
+    with pytest.raises(SettingError) as caught:
+        schema.bring_up()
+
+    assert caught.value.code == "NETWORK_FILE_SYSTEM"
