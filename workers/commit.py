@@ -13,7 +13,6 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 
-import dramatiq
 import structlog
 
 from lore.core import payloads, plan, runs, staleness
@@ -25,11 +24,12 @@ from models.ledger import Run, RunEntity, RunSource
 from models.locks import Lease, ProjectLock
 from models.queue import Task, staged_bodies
 from workers import messages, moves, resources
+from workers.actors import actor
 
 log = structlog.get_logger(__name__)
 
 
-@dramatiq.actor(queue_name="commit")
+@actor("commit")
 def commit(run_id: str) -> None:
     """Write everything a run fetched, or nothing."""
     lease = _take_lock(run_id)
@@ -250,7 +250,9 @@ def _try_again(work: _Work, error: BusyError) -> None:
                 moves.settle(work.run_id, runs.FAILED, error_code=error.code, error_message=error.message)
                 return
             locks.release(work.lease)
-            Run.update(sent_at=None).where(Run.run_id == work.run_id, Run.status == runs.COMMITTING).execute()
+            Run.update(sent_at=None, deadline_at=None).where(
+                Run.run_id == work.run_id, Run.status == runs.COMMITTING
+            ).execute()
     except BusyError:
         log.warning("lock_kept_to_its_end", owner=work.lease.owner)
 

@@ -52,12 +52,12 @@ class _Nowhere(list[MessageProxy]):
 
 def run_to_end(
     run_id: str, *, timeout_s: float | None = None, on_change: Callable[[], None] | None = None, threads: int = 16
-) -> bool:
-    """Do a run in this process; return False if it had not ended when the time was over.
+) -> None:
+    """Do a run in this process, to its end.
 
     Args:
         run_id: An open run.
-        timeout_s: How long to work on it, in seconds; None: until it ends.
+        timeout_s: Its deadline, in seconds from now; None: only that of each stage.
         on_change: Called after every change of the database.
         threads: How many requests are made side by side.
     """
@@ -77,14 +77,16 @@ def run_to_end(
     try:
         while not runs.has_ended(run_id):
             if timeout_s is not None and time.monotonic() - began > timeout_s:
-                return False
-            has_changed = watch.wait(POLL_S, timeout_s=SWEEP_EVERY_S)
-            if has_changed and on_change is not None:
-                on_change()
-            if has_changed or time.monotonic() - swept >= SWEEP_EVERY_S:
+                upkeep.expire(run_id, after_s=timeout_s)
+                break
+            if watch.wait(POLL_S, timeout_s=SWEEP_EVERY_S):
+                # Perhaps somebody released the lock that our run waits for.
+                upkeep.send_commit(run_id)
+                if on_change is not None:
+                    on_change()
+            if time.monotonic() - swept >= SWEEP_EVERY_S:
                 upkeep.sweep(only_run_id=run_id)
                 swept = time.monotonic()
-        return True
     finally:
         worker.stop(timeout=5_000)
         broker.only_run_id = None

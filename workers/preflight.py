@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import dramatiq
 import structlog
 
 from lore.core import payloads, plan, runs
@@ -23,6 +22,7 @@ from models.base import clock, now_ms, read, write
 from models.ledger import Project, Run
 from models.queue import Claim, Task, claim, drop_pages, is_held, pause_host, paused_until, renew, stage_page
 from workers import messages, moves, resources
+from workers.actors import actor
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 INLINE_WAIT_MS = 1_000
 
 
-@dramatiq.actor(queue_name="preflight")
+@actor("preflight")
 def preflight(run_id: str) -> None:
     """Begin a run's preflight and send all of its fetches."""
     with write():
@@ -55,7 +55,7 @@ def preflight(run_id: str) -> None:
     messages.send_fetches(run_id, tasks)
 
 
-@dramatiq.actor(queue_name="fetch")
+@actor("fetch")
 def fetch(task_id: int) -> None:
     """Read one endpoint of one entity to its last page, and move the run on if that was its last open task."""
     settings = resources.settings()
@@ -73,9 +73,8 @@ def fetch(task_id: int) -> None:
     except PassingError as error:
         _wait_or_fail(held, error)
         return
-    except BusyError as error:
-        log.warning("database_busy", code=error.code)  # the claim runs out, and a sweeper sends the task again
-        return
+    except BusyError:
+        raise  # the claim runs out, and a sweeper sends the task again
     except LoreError as error:
         _fail(held, error)
         return
@@ -221,6 +220,8 @@ def _finish(held: Claim, fetched: _Fetched) -> None:
             claimed_until=None,
             observed_at=fetched.observed_at,
             found_project_id=fetched.found_project_id,
+            error_code=None,
+            error_message=None,
         ).where(*is_held(held))
         if not done.execute():
             log.info("claim_lost", claim_no=held.claim_no)

@@ -18,7 +18,7 @@ from typing import Any
 import dramatiq
 import structlog
 
-from lore.core.errors import Exit, LoreError
+from lore.core.errors import BusyError, Exit, LoreError
 from lore.settings import Settings
 from models import base
 from workers import QUEUES, open_workers, resources
@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 SHUTDOWN_MS = 30_000
 WORKER_TIMEOUT_MS = 100
 ANNOUNCE_EVERY_S = 1.0
+WATCH_EVERY_S = 0.05
 
 
 def serve(
@@ -101,7 +102,7 @@ class _Loop:
     def _stay(self) -> None:
         broker: Any = dramatiq.get_broker()
         if isinstance(broker, EmbeddedBroker):
-            self._stop.wait()
+            self._watch()
             return
         import redis  # noqa: PLC0415  # only a worker with Redis comes here
 
@@ -125,6 +126,19 @@ class _Loop:
             withdraw(broker.client, name, queues)
         except redis.RedisError:
             log.warning("redis_is_down", cause="while saying goodbye")
+
+    def _watch(self) -> None:
+        """Without Redis a run is noticed by the change of the database, not by a message."""
+        from models.watch import Watch  # noqa: PLC0415  # only without Redis
+        from workers import upkeep  # noqa: PLC0415  # the actors need the broker to be set first
+
+        watch = Watch()
+        while not self._stop.is_set():
+            try:
+                if watch.wait(WATCH_EVERY_S, timeout_s=ANNOUNCE_EVERY_S):
+                    upkeep.sweep()
+            except BusyError as error:
+                log.warning("sweep_postponed", code=error.code)
 
     def _fatal(self, error: LoreError) -> None:
         self._status = int(error.exit)

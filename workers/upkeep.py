@@ -127,23 +127,33 @@ def _end_overdue(scope: _Scope) -> Iterable[str]:
             .limit(BATCH)
             .tuples()
         )
+    after_s = resources.settings().run_deadline_ms / 1000
     for run_id, status, stage in overdue:
-        with write():
-            # A commit under way either ends first, or finds itself fenced out.
-            moves.lock_project_of(run_id)
-            still = Run.update(stage=Run.stage).where(
-                Run.run_id == run_id, Run.status == status, Run.deadline_at < clock()
-            )
-            if not still.execute():
-                continue
-            code, message, failures = _why_overdue(run_id, status, stage)
-            moves.settle(run_id, runs.FAILED, error_code=code, error_message=message, failures=failures)
-        yield "run_deadline"
+        if _fail_overdue(run_id, status, stage, after_s, Run.deadline_at < clock()):
+            yield "run_deadline"
 
 
-def _why_overdue(run_id: str, status: str, stage: str) -> tuple[str, str, list[Failure]]:
-    deadline_s = resources.settings().run_deadline_ms // 1000
-    message = f"the run was still in {status} after {deadline_s} s"
+def expire(run_id: str, *, after_s: float) -> None:
+    """End an open run whose time is over by the caller's clock (`--timeout` of an embedded run)."""
+    with read():
+        status, stage = Run.select(Run.status, Run.stage).where(Run.run_id == run_id).tuples().get()
+    if status in runs.OPEN_STATUSES and not _fail_overdue(run_id, status, stage, after_s):
+        expire(run_id, after_s=after_s)  # it moved on in between
+
+
+def _fail_overdue(run_id: str, status: str, stage: str, after_s: float, *still: Any) -> bool:
+    with write():
+        # A commit under way either ends first, or finds itself fenced out.
+        moves.lock_project_of(run_id)
+        is_still = Run.update(stage=Run.stage).where(Run.run_id == run_id, Run.status == status, *still)
+        if not is_still.execute():
+            return False
+        code, message, failures = _why_overdue(run_id, status, stage, after_s)
+        return moves.settle(run_id, runs.FAILED, error_code=code, error_message=message, failures=failures)
+
+
+def _why_overdue(run_id: str, status: str, stage: str, after_s: float) -> tuple[str, str, list[Failure]]:
+    message = f"the run was still in {status} after {after_s:g} s"
     failures: dict[tuple[str, int], Failure] = {}
     for task in Task.select().where(Task.scope_run == run_id, Task.status.in_((*runs.OPEN_TASKS, runs.FAILED))):
         code = task.error_code or "RUN_DEADLINE"
@@ -260,6 +270,12 @@ def _send_commits(scope: _Scope) -> Iterable[str]:
     for project_id in projects:
         if hand_over(project_id, only_due=True) is not None:
             yield "commit_sent"
+
+
+def send_commit(run_id: str) -> None:
+    """Send the run's commit if it waits for a lock that is free by now."""
+    for _ in _send_commits(_Scope(run_id)):
+        pass
 
 
 def _tidy(scope: _Scope) -> Iterable[str]:

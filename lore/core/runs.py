@@ -48,7 +48,6 @@ OPEN_TASKS: Final = (PENDING, CLAIMED)
 
 LOST_CLAIMS_LIMIT: Final = 3
 COMMIT_TRIES_LIMIT: Final = 3
-MAX_ENTITIES: Final = 1000
 
 _MOVES: Final[Mapping[str, frozenset[str]]] = {
     QUEUED: frozenset({PREFLIGHT, DOCUMENTS, EMBEDDING, WALKING}),

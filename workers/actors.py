@@ -1,0 +1,31 @@
+"""How an actor of lore is declared: a busy database is never a verdict, it leaves the row to a sweeper."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import dramatiq
+import structlog
+
+from lore.core.errors import BusyError
+
+log = structlog.get_logger(__name__)
+
+
+def actor(queue_name: str) -> Callable[[Callable[[Any], None]], dramatiq.Actor[[Any], None]]:
+    """Declare an actor of one key on a queue."""
+
+    def declare(work: Callable[[Any], None]) -> dramatiq.Actor[[Any], None]:
+        @functools.wraps(work)
+        def run(key: Any) -> None:
+            try:
+                work(key)
+            except BusyError as error:
+                log.warning("left_to_the_sweeper", code=error.code, cause=error.message)
+
+        declared: dramatiq.Actor[[Any], None] = dramatiq.actor(queue_name=queue_name)(run)
+        return declared
+
+    return declare
