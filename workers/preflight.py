@@ -17,7 +17,7 @@ import structlog
 
 from lore.core import payloads, plan, runs
 from lore.core.errors import BusyError, LoreError, PassingError, RefusedError, SettingError
-from lore.gitlab import GitLab, check_entity, project_segment
+from lore.gitlab import GitLab, check_entity, check_project, project_segment
 from models.base import clock, now_ms, read, write
 from models.ledger import Project, Run
 from models.queue import Claim, Task, claim, drop_pages, is_held, pause_host, paused_until, renew, stage_page
@@ -130,7 +130,9 @@ def _fetch_object(held: Claim, gitlab: GitLab, path: str, known_id: int | None) 
     answer = _patiently(held, lambda: gitlab.read_object(path))
     fetched = _Fetched(held.began_at, (1, answer.body), size_bytes=len(answer.body))
     if held.entity_type == plan.PROJECT:
-        fetched.found_project_id = payloads.decode_project(answer.body).id
+        project = payloads.decode_project(answer.body)
+        check_project(project, gitlab_project_id=known_id)
+        fetched.found_project_id = project.id
     else:
         value = payloads.decode_entity(held.entity_type, answer.body)
         check_entity(value, iid=held.iid, gitlab_project_id=known_id)

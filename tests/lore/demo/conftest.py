@@ -55,7 +55,9 @@ def client() -> Iterator[Callable[..., httpx.Client]]:
 
     def make(demo: Demo, token: str | None = "") -> httpx.Client:
         headers = {} if token is None else {"PRIVATE-TOKEN": token or demo.token}
-        made.append(httpx.Client(base_url=f"{demo.url}/api/v4", headers=headers, trust_env=False, timeout=10))
+        made.append(
+            httpx.Client(base_url=f"{demo.url}/api/v4", headers=headers, trust_env=False, timeout=10, verify=False)
+        )
         return made[-1]
 
     yield make

@@ -135,7 +135,9 @@ def test_every_route_answers_200_for_a_rich_row(either: Any, client: Any) -> Non
     assert set(statuses.values()) == {200}
 
 
-def test_the_listed_row_is_the_single_row_less_what_only_the_single_one_has(either: Any, client: Any, crawl: Any) -> None:
+def test_the_listed_row_is_the_single_row_less_what_only_the_single_one_has(
+    either: Any, client: Any, crawl: Any
+) -> None:
     only_single = {
         "issues": {"subscribed"},
         "merge_requests": {
@@ -227,9 +229,18 @@ def test_the_project_has_the_keys_of_a_recorded_one(harbour: Any, client: Any, r
 
 
 def test_the_headers_of_a_list_are_those_of_a_recorded_one(harbour: Any, client: Any, recording: Any) -> None:
-    name = "ogr/projects_14233409_merge_requests__id=14233409.order_by=updated_at.page=2.per_page=20.sort=desc.state=all"
+    name = (
+        "ogr/projects_14233409_merge_requests__id=14233409.order_by=updated_at.page=2.per_page=20.sort=desc.state=all"
+    )
     by_the_way = {"cf-cache-status", "connection", "content-encoding", "server", "transfer-encoding", "gitlab-lb"}
-    by_the_way |= {"gitlab-sv", "cf-request-id", "content-length", "set-cookie", "cf-ray", "x-permitted-cross-domain-policies"}
+    by_the_way |= {
+        "gitlab-sv",
+        "cf-request-id",
+        "content-length",
+        "set-cookie",
+        "cf-ray",
+        "x-permitted-cross-domain-policies",
+    }
     recorded = {key.lower() for key in recording(f"{name}.http.json")["headers"]}
     recorded = {key for key in recorded if not key.startswith("ratelimit")} - by_the_way
 

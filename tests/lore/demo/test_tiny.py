@@ -23,7 +23,9 @@ def some_note(test: Callable[[Any], bool]) -> Callable[[Truth], bool]:
 
 
 def some_diff_note(test: Callable[[Any], bool]) -> Callable[[Truth], bool]:
-    return some_note(lambda note: note["type"] == "DiffNote" and note["position"] is not None and test(note["position"]))
+    return some_note(
+        lambda note: note["type"] == "DiffNote" and note["position"] is not None and test(note["position"])
+    )
 
 
 def some_diff(test: Callable[[Any], bool]) -> Callable[[Truth], bool]:
@@ -48,8 +50,9 @@ NULLS = ["author", "sha", "source_project_id", "changes_count", "diff_refs", "he
 WEIRD = ["/..almost/", " with spaces/", '"', "\\", "🚢", "%2F", "\n", "?"]
 
 HOLDS: dict[str, Callable[[Truth], bool]] = {
-    "composed and decomposed unicode": lambda t: not is_normalized("NFC", t["body"]["description"])
-    and not is_normalized("NFD", t["body"]["description"]),
+    "composed and decomposed unicode": lambda t: (
+        not is_normalized("NFC", t["body"]["description"]) and not is_normalized("NFD", t["body"]["description"])
+    ),
     "right-to-left text": lambda t: "שלום" in t["body"]["title"] and "\u202e" in t["body"]["description"],
     "emoji and astral characters": lambda t: "👩‍👩‍👧‍👦" in t["body"]["title"] and "𐍈" in t["body"]["description"],
     "control characters": some_note(lambda n: "\x07" in n["body"] and "\x1b" in n["body"]),
@@ -60,8 +63,9 @@ HOLDS: dict[str, Callable[[Truth], bool]] = {
     "a description of 1 MB": lambda t: len(t["body"]["description"].encode()) >= 2**20,
     "more than 100 notes in one thread": lambda t: max(len(d["notes"]) for d in t["discussions"]) > 100,
     "more than 100 threads": lambda t: len(t["discussions"]) > 100,
-    "label names with comma, colon, scope and emoji": lambda t: {"one, two", "kind: bug", "priority::high", "🚢 ship it"}
-    <= set(t["body"]["labels"]),
+    "label names with comma, colon, scope and emoji": lambda t: (
+        {"one, two", "kind: bug", "priority::high", "🚢 ship it"} <= set(t["body"]["labels"])
+    ),
     "a label event without its label": lambda t: any(e["label"] is None for e in t["label_events"]),
     "an event without its user": lambda t: all(
         any(e["user"] is None for e in t[f"{name}_events"]) for name in ("label", "state", "milestone")
@@ -91,10 +95,10 @@ HOLDS: dict[str, Callable[[Truth], bool]] = {
     "a diff note over several lines": some_diff_note(
         lambda p: bool(p.get("line_range")) and p["line_range"]["start"] != p["line_range"]["end"]
     ),
-    "a diff note on a removed and on an unchanged line": lambda t: some_diff_note(
-        lambda p: p.get("old_line") is not None and p["new_line"] is None
-    )(t)
-    and some_diff_note(lambda p: p.get("old_line") is not None and p["new_line"] is not None)(t),
+    "a diff note on a removed and on an unchanged line": lambda t: (
+        some_diff_note(lambda p: p.get("old_line") is not None and p["new_line"] is None)(t)
+        and some_diff_note(lambda p: p.get("old_line") is not None and p["new_line"] is not None)(t)
+    ),
     "a diff note without line range": some_diff_note(lambda p: "line_range" in p and p["line_range"] is None),
     "an outdated diff note": lambda t: some_diff_note(lambda p: p["head_sha"] != t["body"]["sha"])(t),
     "a diff note on a renamed file": some_diff_note(lambda p: p["old_path"] != p["new_path"]),
@@ -122,9 +126,9 @@ HOLDS: dict[str, Callable[[Truth], bool]] = {
     "a list of changes that overflows": lambda t: t["body"]["changes_count"] == "1000+",
     "twenty versions and a forced push": is_rebased,
     "commit dates in many offsets": lambda t: len({c["authored_date"][-6:] for c in t["commits"]}) >= 3,
-    "a merge to a branch that closes nothing": lambda t: "Closes #1" in t["body"]["description"]
-    and t["body"]["target_branch"] != "main"
-    and t["closes_issues"] == [],
+    "a merge to a branch that closes nothing": lambda t: (
+        "Closes #1" in t["body"]["description"] and t["body"]["target_branch"] != "main" and t["closes_issues"] == []
+    ),
     "more than 100 files": lambda t: len(t["diffs"]) > 100,
     "more than 100 commits": lambda t: len(t["commits"]) > 100,
 }
