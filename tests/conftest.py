@@ -25,9 +25,27 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 DATABASES = ("sqlite", "postgresql")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the fast tests before the slow ones, whatever their files are called."""
+PROVEN = pytest.StashKey[dict[str, set[str]]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note which invariants are tested on which database, and run the fast tests before the slow ones."""
+    proven: dict[str, set[str]] = {}
+    for item in items:
+        database = getattr(item, "callspec", None) and item.callspec.params.get("database_url")
+        for marker in item.iter_markers("invariant"):
+            proven.setdefault(marker.args[0], set()).add(database or "sqlite")
+    config.stash[PROVEN] = proven
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def proven_invariants(pytestconfig: pytest.Config) -> dict[str, set[str]]:
+    """Which invariants have a test, and on which databases."""
+    if pytestconfig.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        pytest.skip("only part of the tests was collected: run pytest without naming files")
+    return pytestconfig.stash[PROVEN]
 
 
 @pytest.fixture(scope="session")

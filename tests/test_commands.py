@@ -1,0 +1,173 @@
+"""The commands as a user runs them: real processes, a real database, the demo GitLab; here without Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lore.demo.server import spawn
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Any]:
+    with spawn("demo") as server:
+        yield server
+
+
+@pytest.fixture
+def environ(demo: Any, database_url: str, tmp_path: Path) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    demo.reset()
+    return kept | {
+        "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "PYTHONPATH": str(ROOT),
+        "LORE_GITLAB_URL": demo.url,
+        "LORE_GITLAB_TOKEN": demo.token,
+        "LORE_PROJECT": demo.project,
+        "LORE_DATABASE_URL": database_url,
+    }
+
+
+def lore(environ: dict[str, str], *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli", *arguments]
+    return subprocess.run(command, env=environ, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+def robot(environ: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    done = lore(environ, "--robot", *arguments)
+    assert done.stdout.count("\n") == 1, done
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_a_run_without_redis_is_done_by_one_command(environ: dict[str, str]) -> None:
+    status, answer = robot(environ, "submit", "--mr", "12", "--issue", "7")
+
+    assert (status, answer["ok"]) == (0, True)
+    assert answer["data"]["run"]["status"] == "succeeded"
+    assert answer["data"]["run"]["counts"]["ok"] == 2
+    shown = lore(environ, "show", "!12")
+    assert shown.returncode == 0
+    assert "Read tide tables" in shown.stdout
+
+
+def test_one_404_exits_10_and_names_that_one_failure(environ: dict[str, str], demo: Any) -> None:
+    status, answer = robot(environ, "submit", "--issue", "7", "--issue", "999999")
+
+    error = answer["error"]
+    assert (status, error["code"]) == (10, "SURGICAL_PREFLIGHT_FAILED")
+    assert [(f["entity_type"], f["iid"], f["code"]) for f in error["failures"]] == [
+        ("issue", 999999, "GITLAB_NOT_FOUND")
+    ]
+    assert robot(environ, "show", "#7")[0] == 5
+
+
+@pytest.mark.invariant("I6")
+def test_no_docs_without_no_embed_is_refused_and_nothing_is_written(environ: dict[str, str], database_url: str) -> None:
+    status, answer = robot(environ, "submit", "--mr", "12", "--no-docs")
+
+    assert (status, answer["error"]["code"]) == (2, "NO_DOCS_REQUIRES_NO_EMBED")
+    assert "--no-embed" in answer["error"]["actions"][0]
+    if database_url.startswith("sqlite"):
+        assert not Path(database_url.removeprefix("sqlite://")).exists()
+
+
+def test_no_wait_leaves_the_run_to_a_worker_which_does_it(environ: dict[str, str]) -> None:
+    status, answer = robot(environ, "submit", "--mr", "12", "--no-wait")
+    assert (status, answer["data"]["run"]["status"]) == (0, "queued")
+    assert answer["warnings"][0]["code"] == "LEFT_QUEUED"
+
+    with worker(environ) as process:
+        done = lore(environ, "--robot", "sync-runs", "--run-id", "last", "--follow")
+    assert process.returncode == 0
+
+    assert json.loads(done.stdout)["data"]["run"]["status"] == "succeeded"
+
+
+def worker(environ: dict[str, str]) -> Any:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def running() -> Iterator[subprocess.Popen[bytes]]:
+        command = [sys.executable, "-m", "cli", "worker", "--until-stdin-closes"]
+        process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(30)
+
+    return running()
+
+
+def test_a_run_over_its_timeout_fails_with_what_it_waited_for(environ: dict[str, str], demo: Any) -> None:
+    demo.faults([{"match": {"route": "*diffs*"}, "when": {"every": 1}, "action": {"type": "latency", "ms": 60_000}}])
+
+    status, answer = robot(environ, "submit", "--mr", "12", "--timeout", "1")
+
+    assert status == 10
+    assert answer["error"]["code"] == "RUN_DEADLINE"
+    run = robot(environ, "sync-runs", "--run-id", "last")[1]["data"]["run"]
+    assert run["status"] == "failed"
+
+
+def test_ctrl_c_cancels_an_embedded_run(environ: dict[str, str], demo: Any) -> None:
+    demo.faults([{"match": {"route": "*diffs*"}, "when": {"every": 1}, "action": {"type": "latency", "ms": 60_000}}])
+    command = [sys.executable, "-m", "cli", "submit", "--mr", "12", "--robot"]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        wait_until(lambda: lore(environ, "sync-runs", "--status", "preflight", "--robot").stdout.count("run_id"))
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert process.returncode == 13
+    assert json.loads(said)["error"]["code"] == "RUN_CANCELLED"
+    assert robot(environ, "sync-runs", "--run-id", "last")[1]["data"]["run"]["status"] == "cancelled"
+
+
+def wait_until(is_so: Any, seconds: float = 30) -> None:
+    import time
+
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until, "it did not happen"
+
+
+@pytest.mark.invariant("I12")
+def test_what_a_killed_command_left_is_settled_by_the_next_one(environ: dict[str, str], demo: Any) -> None:
+    environ = environ | {"LORE_CLAIM_LEASE": "1s", "LORE_LOCK_LEASE": "1s"}
+    demo.faults([{"match": {"route": "*diffs*"}, "when": {"nth": [1]}, "action": {"type": "latency", "ms": 60_000}}])
+    command = [sys.executable, "-m", "cli", "submit", "--mr", "12", "--quiet"]
+    process = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: any(row["iid"] == 12 for row in demo.log() if "diffs" in str(row)))
+    finally:
+        process.kill()
+        process.wait()
+
+    status, _ = robot(environ, "submit", "--mr", "12")
+    with worker(environ):
+        runs = [run["run_id"] for run in robot(environ, "sync-runs")[1]["data"]["runs"]]
+        for run_id in runs:
+            lore(environ, "sync-runs", "--run-id", run_id, "--follow")
+
+    ended = [run["status"] for run in robot(environ, "sync-runs")[1]["data"]["runs"]]
+    assert status == 0
+    assert ended == ["succeeded", "succeeded"]
