@@ -144,8 +144,8 @@ class Ledger:
         self.called("sweep")
         return {"fetch_sent": 2}
 
-    def serve(self, settings: Any, *, queues: list[str], threads: int, processes: int) -> int:
-        self.called("serve", queues, threads, processes)
+    def serve(self, settings: Any, *, queues: list[str], threads: int, processes: int, until_stdin_closes: bool) -> int:
+        self.called("serve", queues, threads, processes, until_stdin_closes)
         return 0
 
     def show(self, gitlab_url: str, project: str, entity_type: str, iid: int) -> dict[str, Any]:
@@ -538,13 +538,14 @@ def test_a_run_that_ended_before_ctrl_c_could_cancel_it_keeps_its_end(call: Call
     assert call("lore-submit 'g/p!12' --robot").json["data"]["run"]["status"] == "succeeded"
 
 
-def test_without_redis_a_run_over_its_timeout_is_not_left_half_done(call: Caller, ledger: Ledger) -> None:
-    ledger.ends = False
+def test_without_redis_a_run_over_its_timeout_exits_as_the_ledger_says(call: Caller, ledger: Ledger) -> None:
+    ledger.error = RunError("RUN_DEADLINE", "not done after 5 s", run_id=RUN_ID)
 
     answer = call("lore-submit 'g/p!12' --timeout 5 --robot")
 
-    assert ("cancel", "cancelled: not done within --timeout 5 s") in ledger.calls
-    assert answer.status == Exit.CANCELLED
+    assert ("run_to_end", 5.0) in ledger.calls
+    assert answer.json["error"]["code"] == "RUN_DEADLINE"
+    assert answer.status == Exit.PREFLIGHT
 
 
 @pytest.fixture
@@ -819,9 +820,9 @@ def test_sweep_says_what_it_moved(call: Caller, ledger: Ledger) -> None:
 
 def test_worker_serves_the_named_queues(call: Caller, ledger: Ledger) -> None:
     assert call("lore worker --queues fetch,commit --processes 2 --threads 3").status == 0
-    assert call("lore worker --robot").json["data"] == {"exit": 0}
+    assert call("lore worker --until-stdin-closes --robot").json["data"] == {"exit": 0}
 
-    assert ledger.calls == [("serve", ["fetch", "commit"], 3, 2), ("serve", [], 8, 1)]
+    assert ledger.calls == [("serve", ["fetch", "commit"], 3, 2, False), ("serve", [], 8, 1, True)]
 
 
 def test_show_prints_what_the_mirror_holds_and_no_foreign_escape(call: Caller, ledger: Ledger) -> None:

@@ -24,7 +24,7 @@ from models import base
 from models.content import DirtySource
 from models.ledger import Run
 from models.queue import Task
-from workers import open_ledger
+from workers import findings, open_ledger
 
 log = structlog.get_logger(__name__)
 
@@ -156,8 +156,7 @@ def _database(settings: Settings) -> Iterator[Check]:
             runs = _count(Run.select(Run.status, peewee.fn.COUNT(Run.run_id)).group_by(Run.status))
             tasks = _count(Task.select(Task.status, peewee.fn.COUNT(Task.id)).group_by(Task.status))
             dirty = DirtySource.select().count()
-            overdue = Run.select().where(Run.status.in_(rules.OPEN_STATUSES), Run.deadline_at < base.clock()).count()
-            expired = Task.select().where(Task.status == rules.CLAIMED, Task.claimed_until < base.clock()).count()
+        left = findings.outlook(queue_deadline_ms=settings.queue_deadline_ms, ledger_keep_ms=settings.ledger_keep_ms)
     finally:
         base.disconnect()
     kind = "PostgreSQL" if path is None else f"SQLite {path}"
@@ -167,9 +166,8 @@ def _database(settings: Settings) -> Iterator[Check]:
     said = ", ".join(f"{count} {status}" for status, count in sorted(waiting.items())) or "no open run"
     yield Check("runs", True, f"{said}; {open_tasks} open tasks")
     # A worker sweeps every second: what is still there belongs to nobody.
-    is_swept = not (overdue or expired)
-    detail = f"{overdue} runs over their deadline, {expired} claims over their lease"
-    yield Check("sweeper", is_swept, detail, None if is_swept else "lore sweep")
+    detail = ", ".join(f"{what} {count}" for what, count in left.items()) or "nothing to do"
+    yield Check("sweeper", not left, detail, "lore sweep" if left else None)
     yield Check("backlog", True, f"{dirty} dirty sources")
 
 

@@ -176,6 +176,21 @@ def test_foreign_text_cannot_steer_the_terminal_of_whoever_tails_the_log() -> No
     assert len(stream.getvalue().splitlines()) == 1
 
 
+def test_foreign_text_in_an_event_or_an_exception_cannot_steer_it_either() -> None:
+    stream = io.StringIO()
+    configure(format="console", stream=stream)
+
+    logging.getLogger("dramatiq").warning("GitLab said \x1b[31m\u202e")
+    try:
+        raise RuntimeError("\x1b[31m\u202e")
+    except RuntimeError:
+        structlog.get_logger().exception("unexpected")
+
+    assert "\x1b" not in stream.getvalue()
+    assert "\u202e" not in stream.getvalue()
+    assert stream.getvalue().count("\\x1b[31m\\u202e") >= 2
+
+
 def test_a_stand_in_for_standard_error_is_found_at_each_event(monkeypatch: pytest.MonkeyPatch) -> None:
     configure(format="json")
     stand_in = io.StringIO()

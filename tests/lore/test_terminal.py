@@ -89,7 +89,7 @@ def test_on_a_terminal_a_run_has_a_table_of_its_entities(monkeypatch: pytest.Mon
     assert "g/p: 2 entities, 1 ok, 1 failed" in said
     assert "retries r0" in said
     assert "INGEST_FAILED: [red]no[/red]" in said
-    assert re.search(r"entity +status +stage +settled +why", said)
+    assert re.search(r"entity +status +stage +why", said)
     assert re.search(r"#7 +failed +preflight +GITLAB_NOT_FOUND: \[bold\]x\\x1b\[31m\\n", said)
 
 

@@ -1,0 +1,251 @@
+"""How every command is called and answered: one JSON object or text for people, one exit status, never a traceback.
+
+Only click and the standard library are imported at the top, so that `--help` and completion stay quick.
+"""
+# ruff: noqa: PLC0415  # what a command needs is imported when it is called
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from lore.core.errors import LoreError
+    from lore.core.outcome import Meta, Outcome, Warned
+    from lore.settings import Settings
+
+
+class Call:
+    """One call of a command: how it is answered, and what there is to say.
+
+    Attributes:
+        is_robot: Answer with one JSON object.
+        command: The command as it was named, for `meta`.
+        outcome: Set by the command that could do its work.
+        show: Prints the outcome, or what is known beside an error, for people.
+        shows_failures: Whether an error still has to name the failed entities (`show` has not).
+    """
+
+    def __init__(self, prog: str, argv: Sequence[str]) -> None:
+        self.prog = prog
+        self.argv = list(argv)
+        self.command = prog
+        self.outcome: Outcome | None = None
+        self.show: Callable[[], None] | None = None
+        self.shows_failures = True
+        self.is_logging = False
+        self._began = time.monotonic()
+        self._warnings: list[Warned] = []
+        # Read before click does, so that an error of the command line is answered the right way too.
+        options = self.argv[: self.argv.index("--")] if "--" in self.argv else self.argv
+        spelt = os.environ.get("LORE_ROBOT", "").strip().lower() in ("1", "true", "yes", "on")
+        is_completing = f"_{prog}_COMPLETE".replace("-", "_").upper() in os.environ
+        self.is_robot = ("--robot" in options or spelt) and not is_completing
+
+    def settings(self, *, level: str | None = None, **options: str | None) -> Settings:
+        """Return the settings, with the command's options before all else; logs are set up by them.
+
+        Args:
+            level: The least level that is logged where LORE_LOG_LEVEL does not say; None: what a person at a terminal
+                wants to see while waiting, and elsewhere only what the answer itself does not tell.
+            options: Settings that are given as options, by their name.
+        """
+        from lore.logs import configure
+        from lore.settings import read_settings
+
+        settings = read_settings(os.environ, options=options)
+        self.is_robot = self.is_robot or settings.robot
+        for code, message in settings.warnings:
+            self.warn(code, message)
+        if settings.sources["log_level"] != "default":
+            level = settings.log_level
+        elif level is None:
+            level = "warning" if sys.stderr is not None and sys.stderr.isatty() else "error"
+        configure(format=settings.log_format, level=level, secrets=settings.secrets)
+        self.is_logging = True
+        return settings
+
+    def warn(self, code: str, message: str) -> None:
+        """Say at once what is worth knowing, and keep it for the answer."""
+        from lore.core.outcome import Warned
+        from lore.terminal import visible
+
+        self._warnings.append(Warned(code, message))
+        if not self.is_robot:
+            click.secho(f"warning: {visible(message)}", fg="yellow", err=True)
+
+    def done(self, data: Mapping[str, Any], *, show: Callable[[], None] | None = None, status: int = 0) -> None:
+        """Take the answer of a command that could do its work."""
+        from lore.core.outcome import Outcome
+
+        self.outcome = Outcome(data, status, self._warnings)
+        self.show = show
+
+    def meta(self) -> Meta:
+        """Return what is said about the call itself."""
+        from lore.core.outcome import Meta
+
+        return Meta(self.command, version(), round((time.monotonic() - self._began) * 1000))
+
+
+class Door(click.Command):
+    """A command with `--robot`, an example, and its exit statuses in the help."""
+
+    def __init__(self, *args: Any, example: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.example = example
+        self.params.append(_robot_option())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command, under the name it was called by."""
+        ctx.obj.command = ctx.command_path
+        return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example and the exit statuses."""
+        from lore.core.errors import EXIT_MEANINGS
+
+        with formatter.section("Example"):
+            for line in self.example.splitlines():
+                formatter.write_text(line)
+        with formatter.section("Exit status"):
+            formatter.write_dl([(str(int(status)), meaning) for status, meaning in EXIT_MEANINGS.items()])
+
+
+class Doors(Door, click.Group):
+    """The commands of `lore`; `--robot` stands before them too."""
+
+    command_class = Door
+
+
+def _robot_option() -> click.Option:
+    return click.Option(
+        ["--robot"], is_flag=True, expose_value=False, help="Answer with one JSON object (also LORE_ROBOT=1)."
+    )
+
+
+def run(command: click.Command, prog: str, argv: Sequence[str] | None = None) -> int:
+    """Call a command, print its one answer, and return its exit status.
+
+    Args:
+        command: What is called.
+        prog: The name it was called by.
+        argv: Its arguments; None: those of the process.
+    """
+    call = Call(prog, sys.argv[1:] if argv is None else argv)
+    with contextlib.suppress(AttributeError, ValueError):
+        # A terminal that cannot show a letter shows its escape; a title is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        _call(command, call)
+        return _answer(call)
+    except Exception as error:
+        return _answer_error(call, _typed(call, error))
+    except KeyboardInterrupt:
+        return _answer_error(call, _typed(call, click.Abort()))
+
+
+def _call(command: click.Command, call: Call) -> None:
+    """Call the command; a robot's standard output is kept for the one answer, whoever prints."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said) if call.is_robot else contextlib.nullcontext():
+            command.main(args=list(call.argv), prog_name=call.prog, standalone_mode=False, obj=call)
+        if call.outcome is None and call.is_robot:  # --help, --version
+            call.done({"text": said.getvalue()})
+            said = io.StringIO()
+    finally:
+        sys.stderr.write(said.getvalue())
+
+
+def _answer(call: Call) -> int:
+    if call.outcome is None:
+        return 0
+    if call.is_robot:
+        from lore.core.outcome import success, to_json
+
+        answer = to_json(success(call.outcome, meta=call.meta()))
+        _print(lambda: click.echo(answer))
+    elif call.show is not None:
+        _print(call.show)
+    return int(call.outcome.exit)
+
+
+def _answer_error(call: Call, error: LoreError) -> int:
+    from lore.core.outcome import exit_status, failure, to_json
+    from lore.terminal import error_lines
+
+    if call.is_robot:
+        answer = to_json(failure(error, meta=call.meta()))
+        _print(lambda: click.echo(answer))
+        return exit_status(error)
+    if call.show is not None:
+        _print(call.show)
+    first, *rest = error_lines(error, with_failures=call.shows_failures)
+    with contextlib.suppress(OSError):
+        click.secho(first, fg="red", err=True)
+        for line in rest:
+            click.echo(line, err=True)
+    return exit_status(error)
+
+
+def _typed(call: Call, error: Exception) -> LoreError:
+    """Return the error with a public code that stands for any exception."""
+    from lore.core.errors import LoreError, UsageError
+    from lore.core.outcome import internal_error
+
+    if isinstance(error, LoreError):
+        return error
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else call.command
+        message = "name a command" if isinstance(error, click.exceptions.NoArgsIsHelpError) else error.format_message()
+        return UsageError("USAGE", message, command=command)
+    if isinstance(error, click.Abort):
+        return LoreError("INTERRUPTED", "stopped by Ctrl-C")
+    _log_bug(call, error)
+    return internal_error(
+        error, actions=["lore doctor", shlex.join(["env", "LORE_LOG_LEVEL=debug", call.prog, *call.argv])]
+    )
+
+
+def _log_bug(call: Call, error: Exception) -> None:
+    """Log where it happened, for who asked for that much: on a screen a traceback helps nobody."""
+    # Whatever is broken, the logs included, there is one answer and no traceback.
+    with contextlib.suppress(Exception):
+        from structlog import get_logger
+
+        from lore.logs import configure
+
+        if not call.is_logging:
+            is_debug = os.environ.get("LORE_LOG_LEVEL", "").lower() == "debug"
+            tokens = [os.environ.get(name, "") for name in ("LORE_GITLAB_TOKEN", "GITLAB_TOKEN")]
+            configure(level="debug" if is_debug else "error", secrets=tokens)
+        get_logger("cli").debug("unexpected", exc_info=error)
+
+
+def _print(show: Callable[[], None]) -> None:
+    """Print to standard output; a reader that has gone (`| head`) is no error."""
+    try:
+        show()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def version() -> str:
+    """Return the version of lore that is installed; `0` where it runs from its sources alone."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("gitlab-lore")
+    except metadata.PackageNotFoundError:
+        return "0"

@@ -1,0 +1,156 @@
+"""Logs: one event, one line; for people on a terminal, as JSON otherwise; never with a secret in it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import IO, Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from lore.core.refs import redact_url
+from lore.terminal import visible
+
+# A known secret shorter than this is a part of ordinary words; in URLs it is found by its place instead.
+_LEAST_SECRET: Final = 4
+# Loggers that say at INFO what we say ourselves, or that print SQL and request headers at DEBUG.
+_QUIET: Final[Mapping[str, int]] = {
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "peewee": logging.INFO,
+    "playhouse": logging.INFO,
+    "asyncio": logging.WARNING,
+}
+
+
+def configure(
+    *, format: str = "auto", level: str = "info", stream: TextIO | None = None, secrets: Iterable[str] = ()
+) -> None:
+    """Send every event of structlog and of the standard library's loggers to one stream, each once.
+
+    Args:
+        format: `console`, `json`, or `auto`: console on a terminal.
+        level: `debug`, `info`, `warning` or `error`.
+        stream: Where to; None is whatever `sys.stderr` is when an event comes, so that a live view can stand in for it.
+        secrets: Texts that are replaced by `***` wherever they turn up (see `lore.settings.Settings.secrets`).
+    """
+    threshold = getattr(logging, level.upper())
+    target = stream or sys.stderr
+    is_console = format == "console" or (format == "auto" and _is_terminal(target))
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    handler = _Handler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                cleaner(secrets),
+                *_rendering(is_console=is_console, has_colours=is_console and _is_terminal(target)),
+            ],
+        )
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        if isinstance(old, _Handler):
+            root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(threshold)
+    for name, least in _QUIET.items():
+        logging.getLogger(name).setLevel(max(least, threshold))
+    # What cannot be logged (a closed pipe) must not print a traceback.
+    logging.raiseExceptions = False
+
+
+def cleaner(secrets: Iterable[str]) -> Processor:
+    """Return the processor that takes the secrets out of every text of an event, exceptions included.
+
+    Known secrets go wherever they stand, and the credentials of any URL.
+    """
+    known = sorted({secret for secret in secrets if len(secret) >= _LEAST_SECRET}, key=len, reverse=True)
+    pattern = re.compile("|".join(re.escape(secret) for secret in known)) if known else None
+
+    def clean_text(text: str) -> str:
+        return redact_url(pattern.sub("***", text) if pattern else text)
+
+    def clean(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+        return {str(key): _cleaned(value, clean_text) for key, value in event.items()}
+
+    return clean
+
+
+def _cleaned(value: Any, clean_text: Callable[[str], str]) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return clean_text(str(value))
+    if isinstance(value, Mapping):
+        return {clean_text(str(key)): _cleaned(one, clean_text) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_cleaned(one, clean_text) for one in value]
+    return clean_text(repr(value))
+
+
+def _rendering(*, is_console: bool, has_colours: bool) -> list[Processor]:
+    if not is_console:
+        return [structlog.processors.JSONRenderer(ensure_ascii=True)]
+    # Plain tracebacks: rich's show local variables, and with them what the cleaner never saw.
+    return [
+        _make_visible,
+        structlog.dev.ConsoleRenderer(
+            colors=has_colours, exception_formatter=structlog.dev.plain_traceback, pad_event_to=24
+        ),
+    ]
+
+
+def _make_visible(logger: WrappedLogger, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {
+        key: visible(value, keeps_lines=key == "exception") if isinstance(value, str) else value
+        for key, value in event.items()
+    }
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Writes to the given stream, or to what `sys.stderr` is by then."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._fixed = stream
+        logging.Handler.__init__(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one event; a process without standard error logs nowhere."""
+        if self.stream is not None:
+            super().emit(record)
+
+    @property
+    def stream(self) -> Any:
+        """The stream of this moment."""
+        return self._fixed or sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        self._fixed = stream

@@ -1,0 +1,393 @@
+"""What people see: foreign text made harmless, tables on a terminal, plain lines elsewhere, the live view of a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from lore.core.errors import LoreError, RunError, SettingError
+from lore.core.refs import ref_of
+from lore.core.runs import OPEN_TASKS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Joiners belong to the spelling of real languages and of emoji; every other invisible character is shown escaped.
+_JOINERS: Final = "\u200c\u200d"
+_INVISIBLE: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
+_STYLES: Final[Mapping[str, str]] = {
+    "ok": "green",
+    "succeeded": "green",
+    "failed": "red",
+    "aborted": "yellow",
+    "cancelled": "yellow",
+    "skipped_stale": "cyan",
+}
+_READ_EVERY_S: Final = 0.2
+_COUNTED: Final = ("ok", "failed", "skipped_stale", "aborted")
+
+Row = Sequence[object]
+Event = Mapping[str, Any]
+
+
+def visible(text: object, *, keeps_lines: bool = False) -> str:
+    r"""Return foreign text with everything that could steer a terminal or hide text written as an escape.
+
+    Control and format characters (ESC, bidi overrides, zero-width and tag characters), line ends and lone surrogates
+    come out as `\x1b`, `\u202e`, `\n`.
+
+    Args:
+        text: What GitLab, a file or another program said.
+        keeps_lines: Leave line ends as they are, for text of several lines.
+    """
+    said = str(text)
+    if said.isascii() and said.isprintable():
+        return said
+    return "".join(_shown(character, keeps_lines=keeps_lines) for character in said)
+
+
+def error_lines(error: LoreError, *, with_failures: bool = True) -> list[str]:
+    """Return what a person reads of an error: the message, each failed entity, the code, then what to try."""
+    # Only our own words have lines; an error that quotes GitLab must not look like two errors.
+    message = visible(error.message, keeps_lines=isinstance(error, SettingError))
+    failures = error.failures if isinstance(error, RunError) and with_failures else []
+    return [
+        f"error: {message}",
+        *(f"  {ref_of(f.entity_type, f.iid)} {f.stage} {f.code}: {visible(f.message)}" for f in failures),
+        f"  code: {error.code}",
+        *(f"  try: {visible(action)}" for action in error.actions),
+    ]
+
+
+def show_run(run: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], *, with_error: bool = True) -> None:
+    """Print a run and what became of each of its entities.
+
+    Args:
+        run: As `data.run`.
+        entities: As `data.entities`.
+        with_error: Whether to say why it failed; the command's own error may do so.
+    """
+    out = _console(sys.stdout)
+    counts = run.get("counts") or {}
+    said = ", ".join(f"{counts[name]} {name}" for name in _COUNTED if counts.get(name))
+    took = f" in {_seconds(run['elapsed_ms'])}" if run.get("elapsed_ms") is not None else ""
+    _line(out, f"run {run['run_id']} {run['status']}{took}", _STYLES.get(str(run["status"])))
+    total = counts.get("total", len(entities))
+    _line(out, f"{run.get('project') or ''}: {total} {'entity' if total == 1 else 'entities'}" + (said and f", {said}"))
+    if run.get("retry_of"):
+        _line(out, f"retries {run['retry_of']}")
+    if run.get("error_code") and with_error:
+        _line(out, f"{run['error_code']}: {run.get('error_message') or ''}", "red")
+    rows = [
+        (
+            ref_of(entity["entity_type"], entity["iid"]),
+            entity["status"],
+            entity["stage"],
+            _either(entity.get("settled"), "settled", "not settled"),
+            ": ".join(str(entity[key]) for key in ("error_code", "error_message") if entity.get(key)),
+        )
+        for entity in entities
+    ]
+    _table(out, ("entity", "status", "stage", "settled", "why"), rows, style_column=1)
+
+
+def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Print one line for each run."""
+    out = _console(sys.stdout)
+    if not runs:
+        _line(out, "no runs")
+    rows = [
+        (
+            run["run_id"],
+            run["status"],
+            run["stage"],
+            run.get("project") or "",
+            f"{run['counts'].get('ok', 0)}/{run['counts'].get('total', 0)}",
+            _time(run.get("created_at")),
+            _seconds(run["elapsed_ms"]) if run.get("elapsed_ms") is not None else "",
+            run.get("error_code") or "",
+        )
+        for run in runs
+    ]
+    _table(out, ("run", "status", "stage", "project", "ok", "created", "took", "error"), rows, style_column=1)
+
+
+def show_plan(plan: Mapping[str, Any]) -> None:
+    """Print what a run would ask GitLab for."""
+    out = _console(sys.stdout)
+    entities = " ".join(ref_of(entity["entity_type"], entity["iid"]) for entity in plan["entities"])
+    _line(out, f"{plan['project']} on {plan['gitlab_url']}: {entities}")
+    _line(out, "options: " + ", ".join(f"{name}={value}" for name, value in plan["options"].items()))
+    _line(out, f"{len(plan['requests'])} endpoints, each to its last page; nothing was asked and nothing was written:")
+    for request in plan["requests"]:
+        _line(out, f"  GET {request['path']}")
+
+
+def show_entity(shown: Mapping[str, Any]) -> None:
+    """Print what the mirror holds of an issue or merge request."""
+    out = _console(sys.stdout)
+    entity = shown["entity"]
+    _line(out, f"{shown.get('ref') or ''} {entity.get('title') or ''}".strip(), "bold")
+    long = {"title", "description", "raw"}
+    rows = [
+        (name, _value(value)) for name, value in entity.items() if name not in long and value not in (None, "", [], {})
+    ]
+    rows += [("labels", ", ".join(map(str, shown["labels"])))] if shown.get("labels") else []
+    rows += [(name, _value(value)) for name, value in (shown.get("fresh") or {}).items() if name not in entity]
+    _table(out, ("field", "value"), rows)
+    if entity.get("description"):
+        _heading(out, "description")
+        _block(out, entity["description"])
+    _show_threads(out, shown.get("threads") or ())
+    for name in ("events", "files", "links"):
+        _show_list(out, name, shown.get(name) or ())
+
+
+def show_checks(checks: Iterable[Mapping[str, Any]]) -> None:
+    """Print each check as it comes: ok, or what is wrong and the command that mends it."""
+    out = _console(sys.stdout)
+    for check in checks:
+        mark, style = ("ok", "green") if check["is_ok"] else ("not ok", "red")
+        _line(out, f"{mark:<7} {check['name']}: {check['detail']}", style)
+        if check.get("action"):
+            _line(out, f"  try: {check['action']}")
+
+
+def show_fields(fields: Mapping[str, Any], *, title: str) -> None:
+    """Print a few values under a title."""
+    out = _console(sys.stdout)
+    _line(out, title)
+    for name, value in fields.items():
+        _line(out, f"  {name}: {_value(value)}")
+
+
+def event_line(event: Event) -> str:
+    """Return one event of a run's timeline as a line for people."""
+    detail = event.get("detail")
+    if isinstance(detail, Mapping):
+        detail = " ".join(f"{name}={_value(value)}" for name, value in detail.items() if value is not None)
+    parts = (_time(event.get("at")), event.get("stage"), event.get("entity"), event.get("event"), detail)
+    return visible("  ".join(str(part) for part in parts if part))
+
+
+class Follower:
+    """Prints the events of a run as they come.
+
+    Args:
+        read: Gives the events after an id.
+        is_robot: JSON lines on standard error, as standard output holds one answer only; else lines on standard output.
+    """
+
+    def __init__(self, read: Callable[[int], Sequence[Event]], *, is_robot: bool) -> None:
+        self._read = read
+        self._is_robot = is_robot
+        self._last_id = 0
+
+    def __call__(self) -> None:
+        """Print what is new."""
+        for event in self._read(self._last_id):
+            self._last_id = int(event["id"])
+            line = json.dumps(event, default=str) if self._is_robot else event_line(event)
+            _write(sys.stderr if self._is_robot else sys.stdout, line)
+
+
+@contextmanager
+def watching(
+    read: Callable[[], Mapping[str, Any]], *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[], None]]:
+    """Show how a run gets on, on standard error: a live view on a terminal, else a line for each new status.
+
+    Args:
+        read: Gives `run` (as `data.run`) and `tasks`: how many are in each status.
+        clock: Seconds.
+
+    Yields:
+        What to call after each change; it reads at most five times a second.
+    """
+    state = _State(read, clock=clock)
+    state.refresh()
+    if not _is_terminal(sys.stderr):
+        last = [""]
+
+        def print_status() -> None:
+            state.refresh()
+            if state.status != last[0]:
+                last[0] = state.status
+                _write(sys.stderr, visible(state.line()))
+
+        print_status()
+        yield print_status
+        return
+    from rich.live import Live  # noqa: PLC0415  # rich is only paid for when something is shown
+
+    with Live(console=_console(sys.stderr), get_renderable=state.view, transient=True, refresh_per_second=8):
+        yield state.refresh
+
+
+class _State:
+    """What is known of a run under way."""
+
+    def __init__(self, read: Callable[[], Mapping[str, Any]], *, clock: Callable[[], float]) -> None:
+        self._read = read
+        self._clock = clock
+        self._began = clock()
+        self._next_at = self._began
+        self._known: Mapping[str, Any] = {}
+
+    @property
+    def status(self) -> str:
+        return str((self._known.get("run") or {}).get("status", ""))
+
+    def refresh(self) -> None:
+        if self._clock() < self._next_at:
+            return
+        # A view that cannot be read must not end the run it shows.
+        with suppress(LoreError):
+            self._known = self._read()
+        self._next_at = self._clock() + _READ_EVERY_S
+
+    def line(self) -> str:
+        run = self._known.get("run") or {}
+        counts = run.get("counts") or {}
+        done = sum(counts.get(name, 0) for name in _COUNTED)
+        tasks = f"{self._tasks_done()}/{self._tasks()} tasks"
+        entities = f"{done}/{counts.get('total', 0)} entities"
+        return f"run {run.get('run_id', '')} {self.status}: {tasks}, {entities}, {self._clock() - self._began:.1f} s"
+
+    def view(self) -> Any:
+        from rich.progress_bar import ProgressBar  # noqa: PLC0415  # see watching
+        from rich.table import Table  # noqa: PLC0415  # see watching
+        from rich.text import Text  # noqa: PLC0415  # see watching
+
+        view = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=max(self._tasks(), 1), completed=self._tasks_done(), width=12)
+        view.add_row(bar, Text(visible(self.line()), no_wrap=True, overflow="ellipsis"))
+        return view
+
+    def _tasks(self) -> int:
+        return sum((self._known.get("tasks") or {}).values())
+
+    def _tasks_done(self) -> int:
+        return sum(count for status, count in (self._known.get("tasks") or {}).items() if status not in OPEN_TASKS)
+
+
+def _shown(character: str, *, keeps_lines: bool) -> str:
+    if (keeps_lines and character == "\n") or character in _JOINERS:
+        return character
+    if unicodedata.category(character) not in _INVISIBLE:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _show_threads(out: Console, threads: Sequence[Mapping[str, Any]]) -> None:
+    if threads:
+        _heading(out, f"{len(threads)} threads")
+    for thread in threads:
+        notes = thread.get("notes") or ()
+        if len(notes) > 1 or thread.get("resolved") is not None:
+            said = _either(thread.get("resolved"), ", resolved", ", open")
+            _line(out, f"thread {thread['id']}{said}")
+        for note in notes:
+            kind = " (system)" if note.get("system") else ""
+            _line(out, f"  {note.get('author') or '?'} {_time(note.get('created_at'))}{kind}", "cyan")
+            _block(out, note.get("body") or "")
+
+
+def _show_list(out: Console, name: str, rows: Sequence[Any]) -> None:
+    if rows:
+        _heading(out, f"{len(rows)} {name}")
+    for row in rows:
+        if not isinstance(row, Mapping):
+            _line(out, f"  {_value(row)}")
+            continue
+        # What is false or empty says nothing here; a robot gets all of it.
+        _line(out, "  " + "  ".join(f"{key}={_value(value)}" for key, value in row.items() if value))
+
+
+def _heading(out: Console, text: str) -> None:
+    out.print()
+    _line(out, text, "bold")
+
+
+def _block(out: Console, text: str) -> None:
+    # Each line gets our margin, so that none of them can pass for one of ours.
+    for line in visible(text.replace("\r\n", "\n"), keeps_lines=True).split("\n"):
+        _line(out, f"    {line}")
+
+
+def _line(out: Console, text: object, style: str | None = None) -> None:
+    from rich.text import Text  # noqa: PLC0415  # see watching
+
+    # Text and not a str: foreign text may hold rich's own markup. Wrapping is left to the terminal.
+    out.print(Text(visible(text), style=style or ""), soft_wrap=True)
+
+
+def _table(out: Console, header: Sequence[str], rows: Sequence[Row], *, style_column: int | None = None) -> None:
+    if not rows:
+        return
+    cells = [[visible(cell) for cell in row] for row in rows]
+    # A column that says nothing is left out.
+    kept = [column for column in range(len(header)) if any(row[column] for row in cells)]
+    if not out.is_terminal:
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for row in cells:
+            _line(out, "  ".join(f"{row[column]:<{widths[column]}}" for column in kept).rstrip())
+        return
+    from rich.table import Table  # noqa: PLC0415  # see watching
+    from rich.text import Text  # noqa: PLC0415  # see watching
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in kept:
+        table.add_column(header[column], overflow="fold")
+    for row in cells:
+        style = _STYLES.get(row[style_column], "") if style_column is not None else ""
+        table.add_row(*(Text(row[column], style=style if column == style_column else "") for column in kept))
+    out.print(table)
+
+
+def _console(stream: IO[str]) -> Console:
+    from rich.console import Console  # noqa: PLC0415  # see watching
+
+    return Console(file=stream, markup=False, emoji=False, highlight=False)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, (Mapping, list, tuple)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _time(at: object) -> str:
+    """Return a time to the second; the ledger's are integer milliseconds, the others ISO 8601 already."""
+    if isinstance(at, int):
+        return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str(at or "")
+
+
+def _either(is_so: bool | None, yes: str, no: str) -> str:
+    if is_so is None:
+        return ""
+    return yes if is_so else no
+
+
+def _seconds(duration_ms: int) -> str:
+    return f"{duration_ms / 1000:.1f} s"
+
+
+def _write(stream: IO[str] | None, line: str) -> None:
+    if stream is not None:
+        stream.write(f"{line}\n")
+        stream.flush()
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
