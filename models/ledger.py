@@ -83,7 +83,7 @@ class RunEntity(Table):
 
     class Meta:
         table_name = "sync_run_entities"
-        indexes = ((("run", "entity_type", "iid"), True), (("entity_type", "iid"), False))
+        indexes = ((("run", "entity_type", "iid"), True), (("status", "run"), False), (("entity_type", "iid"), False))
 
 
 class RunSource(Table):

@@ -247,7 +247,8 @@ def _bind_project(run: Run, answer: payloads.Project, asked: str) -> int:
         # Our row belongs to the project that had this path before.
         project_id = Project.insert(gitlab_url=gitlab_url, gitlab_id=answer.id, **known).execute()
     Project.update(**known).where(Project.project_id == project_id).execute()
-    for path in {asked, answer.path_with_namespace}:
+    # In order: of two runs of one project neither may wait for the other's path.
+    for path in sorted({asked, answer.path_with_namespace}):
         (
             ProjectPath.insert(gitlab_url=gitlab_url, path=path, project=project_id)
             .on_conflict(conflict_target=[ProjectPath.gitlab_url, ProjectPath.path], preserve=[ProjectPath.project])

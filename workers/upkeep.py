@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import peewee
 import structlog
 
 from lore.core import runs
@@ -19,13 +18,12 @@ from lore.core.errors import BusyError, Failure, LoreError
 from lore.core.plan import PROJECT
 from models.base import clock, disconnect, now_ms, read, write
 from models.ledger import Run, RunEntity
-from models.queue import StagedPayload, Task
-from workers import messages, moves, resources
+from models.queue import Task
+from workers import findings, messages, moves, resources
 from workers.commit import hand_over
+from workers.findings import Scope
 
 log = structlog.get_logger(__name__)
-
-BATCH = 200
 
 
 def sweep(*, only_run_id: str | None = None) -> dict[str, int]:
@@ -35,7 +33,7 @@ def sweep(*, only_run_id: str | None = None) -> dict[str, int]:
         only_run_id: Leave every other run alone (an embedded run's own loop).
     """
     done: Counter[str] = Counter()
-    scope = _Scope(only_run_id)
+    scope = Scope(only_run_id)
     for rule in _RULES:
         for what in rule(scope):
             done[what] += 1
@@ -81,29 +79,12 @@ class Sweeper(threading.Thread):
                 self._on_fatal(error)
 
 
-class _Scope:
-    """Which runs a sweep may touch."""
-
-    def __init__(self, only_run_id: str | None) -> None:
-        self.only_run_id = only_run_id
-
-    def of(self, field: Any) -> list[Any]:
-        """Return the condition on a column that holds a run id."""
-        return [] if self.only_run_id is None else [field == self.only_run_id]
-
-
-def _send_queued(scope: _Scope) -> Iterable[str]:
+def _send_queued(scope: Scope) -> Iterable[str]:
     """queued: too old → failed; never sent, or sent long ago → send."""
     settings = resources.settings()
     with read():
         now = now_ms()
-        queued = list(
-            Run.select(Run.run_id, Run.created_at, Run.sent_at, Run.sends)
-            .where(Run.status == runs.QUEUED, *scope.of(Run.run_id))
-            .order_by(Run.created_at)
-            .limit(BATCH)
-            .tuples()
-        )
+        queued = findings.queued(scope)
     for run_id, created_at, sent_at, sends in queued:
         if created_at + settings.queue_deadline_ms < now:
             message = f"no worker took the run within {settings.queue_deadline_ms // 1000} s"
@@ -112,21 +93,20 @@ def _send_queued(scope: _Scope) -> Iterable[str]:
                     continue
                 moves.settle(run_id, runs.FAILED, error_code="QUEUE_DEADLINE", error_message=message)
             yield "queue_deadline"
-        elif _is_due(sent_at, sends, now) and messages.is_ours(run_id) and _mark_run_sent(run_id, runs.QUEUED, sent_at):
+        elif (
+            findings.is_due(sent_at, sends, now)
+            and messages.is_ours(run_id)
+            and _mark_run_sent(run_id, runs.QUEUED, sent_at)
+        ):
             if not messages.send_run(messages.PREFLIGHT, run_id):
                 return
             yield "preflight_sent"
 
 
-def _end_overdue(scope: _Scope) -> Iterable[str]:
+def _end_overdue(scope: Scope) -> Iterable[str]:
     """Any stage past its deadline → failed, with the cause that its tasks were waiting for."""
     with read():
-        overdue = list(
-            Run.select(Run.run_id, Run.status, Run.stage)
-            .where(Run.status.in_(runs.OPEN_STATUSES), Run.deadline_at < clock(), *scope.of(Run.run_id))
-            .limit(BATCH)
-            .tuples()
-        )
+        overdue = findings.overdue(scope)
     after_s = resources.settings().run_deadline_ms / 1000
     for run_id, status, stage in overdue:
         if _fail_overdue(run_id, status, stage, after_s, Run.deadline_at < clock()):
@@ -166,15 +146,10 @@ def _why_overdue(run_id: str, status: str, stage: str, after_s: float) -> tuple[
     return "RUN_DEADLINE", message, list(failures.values())
 
 
-def _take_back_claims(scope: _Scope) -> Iterable[str]:
+def _take_back_claims(scope: Scope) -> Iterable[str]:
     """An expired claim → pending again; the third time the task is poison."""
     with read():
-        expired = list(
-            Task.select(Task.id, Task.scope_run, Task.entity_type, Task.iid, Task.claim_no, Task.lost_claims)
-            .where(Task.status == runs.CLAIMED, Task.claimed_until < clock(), *scope.of(Task.scope_run))
-            .limit(BATCH)
-            .tuples()
-        )
+        expired = findings.expired_claims(scope)
     for task_id, run_id, entity_type, iid, claim_no, lost_claims in expired:
         moved = None
         with write():
@@ -201,25 +176,10 @@ def _take_back_claims(scope: _Scope) -> Iterable[str]:
         yield "claim_expired"
 
 
-def _send_tasks(scope: _Scope) -> Iterable[str]:
+def _send_tasks(scope: Scope) -> Iterable[str]:
     """preflight: a task that is due and unsent, or was sent long ago → send."""
-    due = _send_due_at(Task.sent_at, Task.sends)
     with read():
-        now = clock()
-        tasks = list(
-            Task.select(Task.id, Task.scope_run, Task.sent_at)
-            .join(Run, on=(Run.run_id == Task.scope_run))
-            .where(
-                Task.status == runs.PENDING,
-                Run.status == runs.PREFLIGHT,
-                Task.next_at.is_null() | (Task.next_at <= now),
-                Task.sent_at.is_null() | (due < now),
-                *scope.of(Task.scope_run),
-            )
-            .order_by(Task.id)
-            .limit(BATCH)
-            .tuples()
-        )
+        tasks = findings.due_tasks(scope)
     for task_id, run_id, sent_at in tasks:
         if not messages.is_ours(run_id):
             continue
@@ -236,17 +196,10 @@ def _send_tasks(scope: _Scope) -> Iterable[str]:
             yield "fetch_sent"
 
 
-def _end_preflights(scope: _Scope) -> Iterable[str]:
+def _end_preflights(scope: Scope) -> Iterable[str]:
     """preflight with nothing open → end it (whoever should have was killed before it could)."""
-    open_tasks = Task.select(Task.id).where(Task.scope_run == Run.run_id, Task.status.in_(runs.OPEN_TASKS))
     with read():
-        ready = [
-            row[0]
-            for row in Run.select(Run.run_id)
-            .where(Run.status == runs.PREFLIGHT, ~peewee.fn.EXISTS(open_tasks), *scope.of(Run.run_id))
-            .limit(BATCH)
-            .tuples()
-        ]
+        ready = findings.finished_preflights(scope)
     for run_id in ready:
         with write():
             moved = moves.end_preflight(run_id) if moves.lock_run(run_id, runs.PREFLIGHT) else None
@@ -256,17 +209,10 @@ def _end_preflights(scope: _Scope) -> Iterable[str]:
             yield "preflight_ended"
 
 
-def _send_commits(scope: _Scope) -> Iterable[str]:
+def _send_commits(scope: Scope) -> Iterable[str]:
     """committing: the lock is free or its lease over → send the longest waiting run of the project."""
     with read():
-        projects = [
-            row[0]
-            for row in Run.select(Run.project)
-            .where(Run.status == runs.COMMITTING, *scope.of(Run.run_id))
-            .distinct()
-            .limit(BATCH)
-            .tuples()
-        ]
+        projects = findings.waiting_projects(scope)
     for project_id in projects:
         if hand_over(project_id, only_due=True) is not None:
             yield "commit_sent"
@@ -274,39 +220,14 @@ def _send_commits(scope: _Scope) -> Iterable[str]:
 
 def send_commit(run_id: str) -> None:
     """Send the run's commit if it waits for a lock that is free by now."""
-    for _ in _send_commits(_Scope(run_id)):
+    for _ in _send_commits(Scope(run_id)):
         pass
 
 
-def _tidy(scope: _Scope) -> Iterable[str]:
+def _tidy(scope: Scope) -> Iterable[str]:
     """Ended runs: nothing open, no staged page and no lock may be left; what is found is our bug, and logged."""
-    ended = Run.select(Run.run_id).where(Run.status.in_(runs.FINAL_STATUSES), *scope.of(Run.run_id))
     with read():
-        left = {
-            row[0]
-            for row in Task.select(Task.scope_run)
-            .where(Task.status.in_(runs.OPEN_TASKS), Task.scope_run.in_(ended))
-            .distinct()
-            .limit(BATCH)
-            .tuples()
-        }
-        left |= {
-            row[0]
-            for row in StagedPayload.select(Task.scope_run)
-            .join(Task)
-            .where(Task.scope_run.in_(ended))
-            .distinct()
-            .limit(BATCH)
-            .tuples()
-        }
-        left |= {
-            row[0]
-            for row in RunEntity.select(RunEntity.run)
-            .where(RunEntity.status == runs.PENDING, RunEntity.run.in_(ended))
-            .distinct()
-            .limit(BATCH)
-            .tuples()
-        }
+        left = findings.left_open(scope)
     for run_id in left:
         with write():
             moves.abort_tasks(run_id, reason="left open by an ended run")
@@ -318,30 +239,19 @@ def _tidy(scope: _Scope) -> Iterable[str]:
         yield "left_open"
 
 
-def _forget_old(scope: _Scope) -> Iterable[str]:
+def _forget_old(scope: Scope) -> Iterable[str]:
     """Ended runs older than LORE_LEDGER_KEEP → deleted, with all that hangs on them."""
     if scope.only_run_id is not None:
         return
-    keep_ms = resources.settings().ledger_keep_ms
     with read():
-        old = [
-            row[0]
-            for row in Run.select(Run.run_id)
-            .where(
-                Run.status.in_(runs.FINAL_STATUSES),
-                Run.created_at < clock() - keep_ms,
-                Run.finished_at < clock() - keep_ms,
-            )
-            .limit(BATCH)
-            .tuples()
-        ]
+        old = findings.old_runs(resources.settings().ledger_keep_ms)
     for run_id in old:
         with write():
             Run.delete().where(Run.run_id == run_id).execute()
         yield "forgotten"
 
 
-_RULES: tuple[Callable[[_Scope], Iterable[str]], ...] = (
+_RULES: tuple[Callable[[Scope], Iterable[str]], ...] = (
     _end_overdue,
     _send_queued,
     _take_back_claims,
@@ -351,15 +261,6 @@ _RULES: tuple[Callable[[_Scope], Iterable[str]], ...] = (
     _tidy,
     _forget_old,
 )
-
-
-def _is_due(sent_at: int | None, sends: int, now: int) -> bool:
-    return sent_at is None or sent_at + runs.resend_after_ms(sends) < now
-
-
-def _send_due_at(sent_at: Any, sends: Any) -> Any:
-    waits = tuple((n, runs.resend_after_ms(n)) for n in range(12))
-    return sent_at + peewee.Case(sends, waits, runs.resend_after_ms(12))
 
 
 def _mark_run_sent(run_id: str, status: str, seen_sent_at: int | None) -> bool:

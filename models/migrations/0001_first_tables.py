@@ -362,7 +362,11 @@ def up(migrator: Any, db: peewee.Database) -> None:
             database = db
             legacy_table_names = False
             table_name = "sync_run_entities"
-            indexes = ((("run", "entity_type", "iid"), True), (("entity_type", "iid"), False))
+            indexes = (
+                (("run", "entity_type", "iid"), True),
+                (("status", "run"), False),
+                (("entity_type", "iid"), False),
+            )
 
     class RunEvent(peewee.Model):
         id = NeverReusedId()

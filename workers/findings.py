@@ -1,0 +1,146 @@
+"""What a sweeper would find now: the rows of every state that nobody seems to move on. Nothing here changes anything.
+
+Each query starts from an index on a status of open work, so that it costs what is open, not what the ledger holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import peewee
+
+from lore.core import runs
+from models.base import clock, now_ms, read
+from models.ledger import Run, RunEntity
+from models.locks import ProjectLock
+from models.queue import StagedPayload, Task
+
+BATCH: Final = 200
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which runs are looked at; None: all of them."""
+
+    only_run_id: str | None = None
+
+    def of(self, field: Any) -> list[Any]:
+        """Return the condition on a column that holds a run id."""
+        return [] if self.only_run_id is None else [field == self.only_run_id]
+
+
+def outlook(*, queue_deadline_ms: int, ledger_keep_ms: int) -> dict[str, int]:
+    """Return how much each rule of the sweeper would find, by the name under which `sweep` counts it."""
+    scope = Scope()
+    with read():
+        now = now_ms()
+        waiting = queued(scope)
+        found = {
+            "queue_deadline": sum(created_at + queue_deadline_ms < now for _, created_at, _, _ in waiting),
+            "preflight_sent": sum(is_due(sent_at, sends, now) for _, _, sent_at, sends in waiting),
+            "run_deadline": len(overdue(scope)),
+            "claim_expired": len(expired_claims(scope)),
+            "fetch_sent": len(due_tasks(scope)),
+            "preflight_ended": len(finished_preflights(scope)),
+            "commit_sent": sum(is_lock_free(project_id, now) for project_id in waiting_projects(scope)),
+            "left_open": len(left_open(scope)),
+            "forgotten": len(old_runs(ledger_keep_ms)),
+        }
+    return {what: count for what, count in found.items() if count}
+
+
+def is_due(sent_at: int | None, sends: int, now: int) -> bool:
+    """Tell whether a message that was sent this often, lastly then, is to be sent again."""
+    return sent_at is None or sent_at + runs.resend_after_ms(sends) < now
+
+
+def queued(scope: Scope) -> list[tuple[str, int, int | None, int]]:
+    """Return (run_id, created_at, sent_at, sends) of queued runs, the oldest first."""
+    return list(
+        Run.select(Run.run_id, Run.created_at, Run.sent_at, Run.sends)
+        .where(Run.status == runs.QUEUED, *scope.of(Run.run_id))
+        .order_by(Run.created_at)
+        .limit(BATCH)
+        .tuples()
+    )
+
+
+def overdue(scope: Scope) -> list[tuple[str, str, str]]:
+    """Return (run_id, status, stage) of runs past their stage's deadline."""
+    return list(
+        Run.select(Run.run_id, Run.status, Run.stage)
+        .where(Run.status.in_(runs.OPEN_STATUSES), Run.deadline_at < clock(), *scope.of(Run.run_id))
+        .limit(BATCH)
+        .tuples()
+    )
+
+
+def expired_claims(scope: Scope) -> list[tuple[int, str, str, int, int, int]]:
+    """Return (task id, run_id, entity_type, iid, claim_no, lost_claims) of tasks whose claim ran out."""
+    return list(
+        Task.select(Task.id, Task.scope_run, Task.entity_type, Task.iid, Task.claim_no, Task.lost_claims)
+        .where(Task.status == runs.CLAIMED, Task.claimed_until < clock(), *scope.of(Task.scope_run))
+        .limit(BATCH)
+        .tuples()
+    )
+
+
+def due_tasks(scope: Scope) -> list[tuple[int, str, int | None]]:
+    """Return (task id, run_id, sent_at) of tasks whose time has come and whose message was not sent, or lost."""
+    now = clock()
+    waits = tuple((sends, runs.resend_after_ms(sends)) for sends in range(12))
+    lost_at = Task.sent_at + peewee.Case(Task.sends, waits, runs.resend_after_ms(12))
+    return list(
+        Task.select(Task.id, Task.scope_run, Task.sent_at)
+        .join(Run, on=(Run.run_id == Task.scope_run))
+        .where(
+            Task.status == runs.PENDING,
+            Run.status == runs.PREFLIGHT,
+            Task.next_at.is_null() | (Task.next_at <= now),
+            Task.sent_at.is_null() | (lost_at < now),
+            *scope.of(Task.scope_run),
+        )
+        .order_by(Task.id)
+        .limit(BATCH)
+        .tuples()
+    )
+
+
+def finished_preflights(scope: Scope) -> list[str]:
+    """Return the runs in preflight that have no open task: whoever should have moved them on was killed."""
+    open_tasks = Task.select(Task.id).where(Task.scope_run == Run.run_id, Task.status.in_(runs.OPEN_TASKS))
+    ready = Run.select(Run.run_id).where(
+        Run.status == runs.PREFLIGHT, ~peewee.fn.EXISTS(open_tasks), *scope.of(Run.run_id)
+    )
+    return [row[0] for row in ready.limit(BATCH).tuples()]
+
+
+def waiting_projects(scope: Scope) -> list[int]:
+    """Return the projects that have a run waiting for their lock, or holding it."""
+    waiting = Run.select(Run.project).where(Run.status == runs.COMMITTING, *scope.of(Run.run_id)).distinct()
+    return [row[0] for row in waiting.limit(BATCH).tuples()]
+
+
+def is_lock_free(project_id: int, now: int) -> bool:
+    """Tell whether nobody holds the project's lock, or its lease is over."""
+    lock = ProjectLock.get_or_none(ProjectLock.project == project_id)
+    return lock is None or lock.owner is None or lock.until < now
+
+
+def left_open(scope: Scope) -> list[str]:
+    """Return ended runs that still have an open task, a pending entity or a staged page: a bug of ours."""
+    has_ended = (Run.status.in_(runs.FINAL_STATUSES), *scope.of(Run.run_id))
+    tasks = Task.select(Run.run_id).join(Run).where(Task.status.in_(runs.OPEN_TASKS), *has_ended)
+    entities = RunEntity.select(Run.run_id).join(Run).where(RunEntity.status == runs.PENDING, *has_ended)
+    pages = StagedPayload.select(Run.run_id).join(Task).join(Run).where(*has_ended)
+    return sorted({row[0] for query in (tasks, entities, pages) for row in query.distinct().limit(BATCH).tuples()})
+
+
+def old_runs(keep_ms: int) -> list[str]:
+    """Return ended runs that ended longer ago than the ledger is kept."""
+    before = clock() - keep_ms
+    old = Run.select(Run.run_id).where(
+        Run.status.in_(runs.FINAL_STATUSES), Run.created_at < before, Run.finished_at < before
+    )
+    return [row[0] for row in old.limit(BATCH).tuples()]
