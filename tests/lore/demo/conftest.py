@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from lore.demo.client import Demo
 from lore.demo.server import LocalDemo, running
 

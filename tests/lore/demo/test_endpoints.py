@@ -1,4 +1,4 @@
-"""The demo GitLab read by what we did not write: python-gitlab, JSON schemas, and answers recorded from real servers."""
+"""The demo GitLab read by what we did not write: python-gitlab, JSON schemas, and recorded answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import gitlab
 import jsonschema
 import pytest
+
 from lore.demo.api import ApiRoute
 from lore.demo.routes import ROUTES
 from lore.demo.state import State
@@ -43,7 +44,8 @@ def test_python_gitlab_reads_version_user_and_token(either: Any) -> None:
 
     assert api.version()[0].startswith("18.9.")
     assert api.http_get("/metadata")["enterprise"] is False
-    assert api.user is not None and api.user.username == "demo-reader"
+    assert api.user is not None
+    assert api.user.username == "demo-reader"
     assert api.personal_access_tokens.get("self").scopes == ["read_api"]
 
 
@@ -313,7 +315,8 @@ def test_the_story_of_merge_request_12_closes_issue_7(harbour: Any) -> None:
     assert any(position["old_path"] != position["new_path"] for position in positions)
     assert any(diff["renamed_file"] and diff["diff"] for diff in row["diffs"])
     assert any(diff["renamed_file"] and not diff["diff"] for diff in row["diffs"])
-    assert any(note["system"] for note in notes) and any(note.get("resolved") for note in notes)
+    assert any(note["system"] for note in notes)
+    assert any(note.get("resolved") for note in notes)
     assert all(row[f"{name}_events"] for name in ("state", "label", "milestone"))
     assert {link["link_type"] for link in issue["links"]} == {"relates_to", "blocks"}
     assert issue["body"]["milestone"]["title"] == row["body"]["milestone"]["title"]

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+
 from lore.demo import tiny as tiny_profile
 from lore.demo.server import running
 
@@ -171,7 +172,8 @@ def test_a_cursor_reads_every_issue_once_and_ends_without_a_link(tiny: Any, clie
     response = http.get(ISSUES, params={"pagination": "keyset", "order_by": "updated_at", "sort": "asc", "per_page": 3})
     for _ in range(4):
         iids += [row["iid"] for row in response.json()]
-        assert "x-total" not in response.headers and "x-page" not in response.headers
+        assert "x-total" not in response.headers
+        assert "x-page" not in response.headers
         if "Link" in response.headers:
             response = http.get(links(response)["next"])
 
@@ -215,7 +217,8 @@ def test_a_list_is_filtered_by_what_it_is_asked_for(tiny: Any, client: Any) -> N
     assert iids(**{"iids[]": [3, 4]}) == [3, 4]
     assert iids(labels="kind: bug,priority::high") == [5]
     assert iids(search="boundless") == []
-    assert iids(search="pages") == [] and iids(search="WINDOWS") == []
+    assert iids(search="pages") == []
+    assert iids(search="WINDOWS") == []
     assert iids(confidential="true") == [11]
     assert iids(issue_type="incident") == [12]
     assert iids(milestone='Late: the "second"') == [5]
@@ -279,6 +282,7 @@ def test_notes_come_in_the_order_and_of_the_sort_asked_for(harbour: Any, client:
     activity = crawl(http, path, activity_filter="only_activity")
 
     assert everything == sorted(everything, reverse=True)
-    assert not any(note["system"] for note in comments) and all(note["system"] for note in activity)
+    assert not any(note["system"] for note in comments)
+    assert all(note["system"] for note in activity)
     assert len(comments) + len(activity) == len(everything)
     assert [note["id"] for note in comments] == sorted(note["id"] for note in comments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from lore.demo.script import STEPS
 
 ISSUE = {"kind": "issue", "iid": 8}
@@ -142,7 +143,9 @@ def test_closing_and_reopening_leave_state_events(tiny: Any) -> None:
     closed = tiny.truth("issue", 12)
     after = run(tiny, "reopen", {"kind": "issue", "iid": 12})
 
-    assert closed["body"]["state"] == "closed" and closed["body"]["closed_at"] and closed["body"]["closed_by"]
+    assert closed["body"]["state"] == "closed"
+    assert closed["body"]["closed_at"]
+    assert closed["body"]["closed_by"]
     assert after["body"]["closed_at"] is None
     assert [event["state"] for event in after["state_events"]] == ["closed", "reopened"]
 
@@ -176,7 +179,8 @@ def test_a_push_makes_a_version_a_commit_and_a_system_note(tiny: Any) -> None:
 
     assert len(after["versions"]) == len(before["versions"]) + 1
     assert after["body"]["sha"] == after["versions"][0]["head_commit_sha"] != before["body"]["sha"]
-    assert after["diffs"][-1]["new_path"] == "new.py" and len(after["diffs"]) == len(before["diffs"]) + 1
+    assert after["diffs"][-1]["new_path"] == "new.py"
+    assert len(after["diffs"]) == len(before["diffs"]) + 1
     assert after["discussions"][-1]["notes"][0]["body"].startswith("added 1 commit")
 
 
@@ -184,7 +188,8 @@ def test_a_renamed_file_takes_the_place_of_the_old_one(tiny: Any) -> None:
     after = run(tiny, "rename_file", {"iid": 11}, old_path="many/000.txt", new_path="few/000.txt", edited=True)
     paths = [diff["new_path"] for diff in after["diffs"]]
 
-    assert "few/000.txt" in paths and "many/000.txt" not in paths
+    assert "few/000.txt" in paths
+    assert "many/000.txt" not in paths
     assert after["diffs"][-1]["renamed_file"] is True
 
 

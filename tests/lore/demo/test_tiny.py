@@ -8,6 +8,7 @@ from typing import Any
 from unicodedata import is_normalized
 
 import pytest
+
 from lore.demo import tiny as tiny_profile
 from lore.demo.tiny import FEATURES
 
