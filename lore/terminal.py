@@ -145,8 +145,12 @@ def show_entity(shown: Mapping[str, Any]) -> None:
         _heading(out, "description")
         _block(out, entity["description"])
     _show_threads(out, shown.get("threads") or ())
-    for name in ("events", "files", "links"):
-        _show_list(out, name, shown.get(name) or ())
+    for name, describe in (("events", _event_words), ("files", _file_words), ("links", _link_words)):
+        children: Sequence[Mapping[str, Any]] = shown.get(name) or ()
+        if children:
+            _heading(out, f"{len(children)} {name if len(children) != 1 else name[:-1]}")
+        for child in children:
+            _line(out, f"  {describe(child)}")
 
 
 def show_checks(checks: Iterable[Mapping[str, Any]]) -> None:
@@ -174,6 +178,16 @@ def event_line(event: Event) -> str:
         detail = " ".join(f"{name}={_value(value)}" for name, value in detail.items() if value is not None)
     parts = (_time(event.get("at")), event.get("stage"), event.get("entity"), event.get("event"), detail)
     return visible("  ".join(str(part) for part in parts if part))
+
+
+_FILE_FLAGS: Final = (
+    ("new", "new_file"),
+    ("deleted", "deleted_file"),
+    ("renamed", "renamed_file"),
+    ("generated", "generated_file"),
+    ("collapsed", "collapsed"),
+    ("too large", "too_large"),
+)
 
 
 class Follower:
@@ -299,15 +313,27 @@ def _show_threads(out: Console, threads: Sequence[Mapping[str, Any]]) -> None:
             _block(out, note.get("body") or "")
 
 
-def _show_list(out: Console, name: str, rows: Sequence[Any]) -> None:
-    if rows:
-        _heading(out, f"{len(rows)} {name}")
-    for row in rows:
-        if not isinstance(row, Mapping):
-            _line(out, f"  {_value(row)}")
-            continue
-        # What is false or empty says nothing here; a robot gets all of it.
-        _line(out, "  " + "  ".join(f"{key}={_value(value)}" for key, value in row.items() if value))
+def _event_words(event: Mapping[str, Any]) -> str:
+    kind = str(event.get("kind"))
+    # A label or milestone that was deleted since has no name any more.
+    done = event.get("state") if kind == "state" else f"{event.get('action')} {kind} {event.get(kind) or '(deleted)'}"
+    return f"{_time(event.get('created_at'))}  {event.get('author') or '?'}  {done}"
+
+
+def _file_words(file: Mapping[str, Any]) -> str:
+    old, new = file.get("old_path") or "?", file.get("new_path") or "?"
+    flags = [word for word, column in _FILE_FLAGS if file.get(column)]
+    if file.get("a_mode") != file.get("b_mode") and not {"new", "deleted"} & set(flags):
+        flags.append(f"mode {file.get('a_mode')} to {file.get('b_mode')}")
+    path = old if old == new else f"{old} -> {new}"
+    return f"{path} ({', '.join(flags)})" if flags else path
+
+
+def _link_words(link: Mapping[str, Any]) -> str:
+    kind = "closes" if link.get("kind") == "closes_issues" else str(link.get("link_type") or "linked to")
+    name = f"#{link['linked_iid']}" if link.get("linked_iid") else link.get("gitlab_id")
+    words = (kind.replace("_", " "), name, link.get("title"), f"({link['state']})" if link.get("state") else None)
+    return " ".join(str(word) for word in words if word)
 
 
 def _heading(out: Console, text: str) -> None:

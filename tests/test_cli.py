@@ -834,7 +834,7 @@ def test_show_prints_what_the_mirror_holds_and_no_foreign_escape(call: Caller, l
     assert human.out.startswith("group/project!12 [red]title[/red] \\x1b]0;evil\\x07\\u202e\n")
     assert "    what\n    and why\n" in human.out
     assert "    one\n    error: \\x1bfake\n" in human.out
-    assert "old_path=a\\u202eb" in human.out
+    assert "  a\\u202eb" in human.out
     assert "\x1b" not in human.out
     assert robot.json["data"]["entity"]["title"] == ledger.title
     assert robot.json["data"]["ref"] == "group/project!12"

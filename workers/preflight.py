@@ -265,6 +265,15 @@ def _wait_or_fail(held: Claim, error: PassingError) -> None:
                 error_message=error.message[:2000],
             ).where(*is_held(held))
             if waiting.execute():
+                moves.record(
+                    held.run_id,
+                    "fetch_waits",
+                    stage=runs.STAGE_PREFLIGHT,
+                    entity=_entity(held),
+                    job=held.job_type,
+                    code=error.code,
+                    wait_ms=wait_ms,
+                )
                 log.warning("fetch_waits", code=error.code, cause=error.message, wait_ms=wait_ms, tries=held.tries)
             return
     _fail(held, error)

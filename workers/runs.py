@@ -270,10 +270,12 @@ def error_of(run_id: str) -> RunError | None:
 
 
 def has_live_worker() -> bool:
-    """Tell whether a worker is listening on this Redis."""
+    """Tell whether the workers that listen on this Redis serve every queue between them."""
+    from workers import QUEUES  # noqa: PLC0415  # a door may import this module without the actors
     from workers.broker import live_workers  # noqa: PLC0415  # redis is not imported without it
 
-    return bool(live_workers())
+    served = {queue for worker in live_workers() for queue in worker.rsplit(" ", 1)[-1].split(",")}
+    return served.issuperset(QUEUES)
 
 
 def iso(at_ms: int | None) -> str | None:

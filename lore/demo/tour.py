@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tour(stack: ExitStack, *, with_redis: bool) -> int:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lore-demo-")))
     environ = _environment(folder)
-    gitlab = _start(stack, "demo GitLab", [sys.executable, "-m", "lore.demo", "--profile", "demo"], environ)
+    gitlab = _start(stack, "demo GitLab", [sys.executable, "-P", "-m", "lore.demo", "--profile", "demo"], environ)
     assert gitlab.stdout is not None
     line = gitlab.stdout.readline()
     if not line:
