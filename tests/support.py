@@ -167,7 +167,7 @@ def submit(*entities: Entity, mode: Any = "commit", project: str = PROJECT) -> s
 
 
 def drain(*, only: set[str] | None = None, limit: int | None = None) -> int:
-    """Do the messages of the broker, or the first `limit` of them, one after the other, in this thread; return how many."""
+    """Do the messages of the broker, or the first `limit`, one after the other in this thread; return how many."""
     broker: Any = dramatiq.get_broker()
     done = 0
     while limit is None or done < limit:
