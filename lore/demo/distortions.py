@@ -10,6 +10,7 @@ import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from lore.demo.answers import Answer, json_answer, json_bytes, raw_answer
@@ -163,13 +164,14 @@ def wrong_type(answer: Answer, options: Json, scene: Scene) -> Answer:
         "gzip": packed,
         "corrupt_gzip": packed[:12] + bytes(byte ^ 0x55 for byte in packed[12:]),
         "bad_gzip": answer.body,
-        "gzip_bomb": GZIP_BOMB if form == "gzip_bomb" else b"",
+        "gzip_bomb": _gzip_bomb() if form == "gzip_bomb" else b"",
     }
     return replace(answer, body=bodies[form]).with_headers({"Content-Encoding": "gzip"})
 
 
-# Fifty members of a million blanks each: made in no time, and unpacked a thousandfold.
-GZIP_BOMB = gzip.compress(b" " * 1_000_000, mtime=0) * 50
+@cache
+def _gzip_bomb() -> bytes:
+    return gzip.compress(b" " * 50_000_000, mtime=0)
 
 
 def schema(answer: Answer, options: Json, scene: Scene) -> Answer:
@@ -218,27 +220,30 @@ def _make_odd(row: Any, field: str, options: Json) -> None:
 def page_drift(answer: Answer, options: Json, scene: Scene) -> Answer:
     """A page that does not fit its neighbours.
 
-    Option `form`: `loop` (next page is this one, default), `endless` (there is always a next one), `wrong_total`, `no_link`, `no_next`, `foreign_link`
-    (`host`), `duplicate` (its first row twice), `drop` (its first row is missing).
+    Option `form`: `loop` (next page is this one, default), `endless` (there is always a next one), `wrong_total`,
+    `no_link`, `no_next`, `foreign_link` (`host`), `duplicate` (its first row twice), `drop` (its first row is missing).
     """
     form = options.get("form", "loop")
-    link = answer.header("Link") or ""
-    if form == "loop":
-        page = answer.header("X-Page") or "1"
-        looped = link.replace(f"&page={int(page) + 1}&", f"&page={page}&")
-        return answer.with_headers({"X-Next-Page": page, "Link": looped})
-    if form == "endless":
-        return answer.with_headers({"X-Next-Page": str(int(answer.header("X-Page") or 1) + 1), "Link": None})
-    if form == "wrong_total":
-        return answer.with_headers({"X-Total": "1", "X-Total-Pages": "1"})
-    if form == "no_link":
-        return answer.with_headers({"Link": None})
-    if form == "no_next":
-        return answer.with_headers({"Link": None, "X-Next-Page": None})
-    if form == "foreign_link":
-        return answer.with_headers({"Link": link.replace(scene.url, options.get("host", "http://192.0.2.1"))})
+    changes = _paging_headers(answer, form, options, scene)
+    if changes is not None or answer.status != 200:
+        return answer.with_headers(changes or {})
     rows = json.loads(answer.body)
     return replace(answer, body=json_bytes(rows[:1] + rows if form == "duplicate" else rows[1:]))
+
+
+def _paging_headers(answer: Answer, form: str, options: Json, scene: Scene) -> dict[str, str | None] | None:
+    """Return the headers that are to change; None where it is the rows."""
+    page, link = int(answer.header("X-Page") or 1), answer.header("Link") or ""
+    looped = link.replace(f"&page={page + 1}&", f"&page={page}&")
+    changes: dict[str, dict[str, str | None]] = {
+        "loop": {"X-Next-Page": str(page), "Link": looped},
+        "endless": {"X-Next-Page": str(page + 1), "Link": None},
+        "wrong_total": {"X-Total": "1", "X-Total-Pages": "1"},
+        "no_link": {"Link": None},
+        "no_next": {"Link": None, "X-Next-Page": None},
+        "foreign_link": {"Link": link.replace(scene.url, options.get("host", "http://192.0.2.1"))},
+    }
+    return changes.get(form)
 
 
 def body(answer: Answer, options: Json, scene: Scene) -> Answer:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import Any
+
+KEPT_ENTRIES = 500_000
 
 
 @dataclass(slots=True)
@@ -30,10 +32,10 @@ class Entry:
 
 
 class Record:
-    """Counts requests and watches who keeps asking during a 429's wait."""
+    """Counts requests, the newest 500,000 of them, and watches who keeps asking during a 429's wait."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: deque[Entry] = deque(maxlen=KEPT_ENTRIES)
         self.peak = 0
         self._active = 0
         self._connections: set[int] = set()
@@ -60,7 +62,7 @@ class Record:
 
     def clear(self) -> None:
         """Forget everything but what is under way."""
-        self.entries = []
+        self.entries.clear()
         self.peak = self._active
         self._connections.clear()
         self._paused_until.clear()

@@ -248,7 +248,7 @@ def test_every_recorded_answer_of_our_endpoints_decodes(answers: list[Recorded])
         by_folder[answer.file.split("/")[0], answer.endpoint] += len(items)
 
     for (folder, endpoint), count in sorted(by_folder.items()):
-        print(f"{folder:15} {endpoint:27} {count:5}")  # noqa: T201  # what was decoded; pytest -s shows it
+        print(f"{folder:15} {endpoint:27} {count:5}")  # what was decoded; pytest -s shows it
     assert decoded == EXPECTED
 
 

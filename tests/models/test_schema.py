@@ -95,12 +95,12 @@ def test_six_processes_that_come_at_once_migrate_once(database_url: str) -> None
     assert sorted(said) == sorted(["[]"] * 5 + [str(sorted(schema.migration_names()))])
 
 
-REBUILD = '''
+REBUILD = """
 import peewee
 
 def up(migrator, db):
     migrator.migrate(migrator.alter_column_type("projects", "default_branch", peewee.CharField(null=True)))
-'''
+"""
 
 
 def test_a_table_that_an_upgrade_rebuilds_keeps_every_child_row(

@@ -207,6 +207,15 @@ def test_updated_after_includes_the_moment_a_body_showed(tiny: Any, client: Any)
     assert len(again) == len(offset)
 
 
+@pytest.mark.parametrize("bound", ["updated_after", "updated_before"])
+def test_both_bounds_of_a_time_include_the_moment_they_name(tiny: Any, client: Any, bound: str) -> None:
+    truth = tiny.script([{"step": "edit", "kind": "issue", "iid": 8, "title": "At a whole millisecond"}])[0]["truth"]
+
+    rows = client(tiny).get(ISSUES, params={bound: truth["body"]["updated_at"]}).json()
+
+    assert 8 in [row["iid"] for row in rows]
+
+
 def test_a_list_is_filtered_by_what_it_is_asked_for(tiny: Any, client: Any) -> None:
     http = client(tiny)
 
