@@ -69,7 +69,6 @@ def run_to_end(
     # What a killed process left is settled first: its claims, its lease and its deadlines.
     broker.only_run_id = run_id
     upkeep.sweep()
-    upkeep.sweep(only_run_id=run_id)
     worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=WORKER_TIMEOUT_MS)
     worker.start()
     watch = Watch()
