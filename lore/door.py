@@ -50,12 +50,12 @@ class Call:
         is_completing = f"_{prog}_COMPLETE".replace("-", "_").upper() in os.environ
         self.is_robot = ("--robot" in options or spelt) and not is_completing
 
-    def settings(self, *, level: str | None = None, **options: str | None) -> Settings:
+    def settings(self, *, level: str = "error", **options: str | None) -> Settings:
         """Return the settings, with the command's options before all else; logs are set up by them.
 
         Args:
-            level: The least level that is logged where LORE_LOG_LEVEL does not say; None: what a person at a terminal
-                wants to see while waiting, and elsewhere only what the answer itself does not tell.
+            level: The least level that is logged where LORE_LOG_LEVEL does not say: what a run met is in its answer, and
+                the log is for who operates a worker.
             options: Settings that are given as options, by their name.
         """
         from lore.logs import configure
@@ -67,8 +67,6 @@ class Call:
             self.warn(code, message)
         if settings.sources["log_level"] != "default":
             level = settings.log_level
-        elif level is None:
-            level = "warning" if sys.stderr is not None and sys.stderr.isatty() else "error"
         configure(format=settings.log_format, level=level, secrets=settings.secrets)
         self.is_logging = True
         return settings
