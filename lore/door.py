@@ -54,8 +54,8 @@ class Call:
         """Return the settings, with the command's options before all else; logs are set up by them.
 
         Args:
-            level: The least level that is logged where LORE_LOG_LEVEL does not say: what a run met is in its answer, and
-                the log is for who operates a worker.
+            level: The least level that is logged where LORE_LOG_LEVEL does not say: a command's answer tells what its
+                run met, and the log is for who operates a worker.
             options: Settings that are given as options, by their name.
         """
         from lore.logs import configure
