@@ -94,6 +94,13 @@ def test_a_token_can_come_as_bearer_or_in_the_query(tiny: Any) -> None:
     assert tiny.token not in str(tiny.log())
 
 
+def test_a_link_does_not_repeat_a_token_of_the_query(tiny: Any) -> None:
+    url = f"{tiny.url}/api/v4/projects/71/issues"
+    response = httpx.get(url, params={"private_token": tiny.token}, trust_env=False, verify=False)
+
+    assert tiny.token not in response.headers["link"]
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -341,6 +341,14 @@ def test_nothing_happens_to_a_row_before_it_exists_or_after_it_was_updated(harbo
         assert all(row["body"]["created_at"] <= at <= row["body"]["updated_at"] for at in notes + events)
 
 
+def test_a_system_note_is_some_milliseconds_younger_than_its_last_change(harbour: Any) -> None:
+    threads = harbour.truth("merge_request", 12)["discussions"]
+    system = [note for thread in threads for note in thread["notes"] if note["system"]]
+
+    assert system
+    assert all(note["created_at"] < note["updated_at"] for note in system)
+
+
 def test_ids_are_unique_across_the_project(harbour: Any) -> None:
     truth = harbour.whole_truth()
     rows = [*truth["issues"].values(), *truth["merge_requests"].values()]

@@ -386,17 +386,17 @@ def test_latency_is_waited_side_by_side(tiny: Any, client: Any) -> None:
     took = time.monotonic() - began
 
     assert statuses == [200] * 10
-    assert 0.15 <= took < 1.0
+    assert 0.15 <= took < 1.4  # one after the other they would take 1.5
     assert tiny.stats()["peak_concurrency"] >= 5
 
 
 def test_latency_can_be_a_fault_of_one_route(tiny: Any, client: Any) -> None:
-    tiny.faults([{"match": {"route": "*/discussions"}, "action": {"type": "latency", "ms": 120}}])
+    tiny.faults([{"match": {"route": "*/discussions"}, "action": {"type": "latency", "ms": 400}}])
     client(tiny).get(PATH)
     client(tiny).get(f"{PATH}/discussions")
     quick, slow = (entry["ended"] - entry["started"] for entry in tiny.log())
 
-    assert quick < 0.12 <= slow
+    assert quick < 0.4 <= slow
 
 
 def test_the_state_can_change_between_two_requests(tiny: Any, client: Any) -> None:
@@ -478,7 +478,7 @@ def test_the_statistics_count_requests_duplicates_and_connections(tiny: Any, cli
 
 
 def test_peak_concurrency_counts_requests_under_way_at_once(tiny: Any, client: Any) -> None:
-    tiny.latency(200)
+    tiny.latency(500)
     barrier = threading.Barrier(3)
 
     def ask(_: int) -> None:
