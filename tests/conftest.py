@@ -67,6 +67,10 @@ def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
         folder = tempfile.mkdtemp(prefix="lore-pg-")  # a socket's path must be short
         server = get_server(folder, cleanup_mode="delete")
+    # Nobody pulls this server's plug, and its folder is deleted: durability is all it would be slow for.
+    server.psql("ALTER SYSTEM SET fsync = off")
+    server.psql("ALTER SYSTEM SET full_page_writes = off")
+    server.psql("SELECT pg_reload_conf()")
     try:
         yield f"postgresql://postgres:@/postgres?host={folder}"
     finally:
