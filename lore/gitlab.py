@@ -348,6 +348,9 @@ class _ListReading:
                 raise _bad_payload(self.path, f"the list has more than {MAX_PAGES} pages")
             answer = self._ask(number, None)
             ids = self._validated_ids(answer)
+            if self._endpoint.is_paged and len(ids) >= PER_PAGE and not answer.has_paging:
+                # GitLab always says; what stands between has not passed it on, and ending here would delete the rest.
+                raise _bad_payload(self.path, f"page {number} is full and does not say whether another one follows")
             if answer.next_page is not None and answer.next_page <= number:
                 raise _bad_payload(self.path, f"page {number} is followed by page {answer.next_page}")
             self._keep_page(number, answer.body)

@@ -5,14 +5,17 @@ Foreign exceptions end in this module: its callers meet errors of `lore.core.err
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
+import os
 import ssl
+import sys
 import threading
 import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
@@ -27,7 +30,22 @@ from lore.core.errors import GitLabError, PassingError, RefusedError, SettingErr
 ACCEPT_ENCODING: Final = "gzip"
 CHUNK_BYTES: Final = 64 * 1024
 KEEP_ALIVE_S: Final = 15.0
+# A body that grows past this waits until fewer others are being read: many threads that each hold a body of the
+# allowed size would hold more memory than a process should.
+LARGE_BYTES: Final = 1_000_000
+LARGE_AT_ONCE: Final = 2
+_M_MMAP_THRESHOLD: Final = -3
 
+# Where Linux distributions keep their authorities, for a Python whose OpenSSL was built to look elsewhere.
+_CA_FILES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+_large_bodies = threading.BoundedSemaphore(LARGE_AT_ONCE)
 _end_of_exchange: ContextVar[float | None] = ContextVar("end_of_exchange", default=None)
 
 
@@ -61,6 +79,7 @@ def build_client(
             needs it, since who speaks to a loopback address only needs none.
     """
     found = _proxies(urllib.request.getproxies() if proxies is None else proxies)
+    _give_freed_bodies_back()
     return httpx.Client(
         transport=_Transport(_trust(ca_file), found, max_connections),
         timeout=httpx.Timeout(connect=connect_s, read=read_s, write=write_s, pool=pool_s),
@@ -146,9 +165,30 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _trust(ca_file: str | None) -> ssl.SSLContext:
+def _give_freed_bodies_back() -> None:
+    """Let glibc return a large freed block at once; elsewhere there is nothing to set.
+
+    By default the first such block that is freed raises the size from which blocks are returned, up to 32 MB, and each
+    thread keeps what it had: https://man7.org/linux/man-pages/man3/mallopt.3.html
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 256 * 1024)
+
+
+def _trust(ca_file: str | None) -> Callable[[], ssl.SSLContext]:
+    """Return what makes a connection's TLS context, from the system's trust store or a file of authorities.
+
+    Elsewhere than on macOS and Windows the store is a file, which is loaded once for all connections. truststore asks
+    the system itself there, and keeps one handshake at a time in a context: a connection needs one of its own.
+    """
     if ca_file is None:
-        return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if sys.platform in ("darwin", "win32"):
+            return lambda: truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_default_certs()
+        if not context.cert_store_stats()["x509_ca"] and not ssl.get_default_verify_paths().capath:
+            _load_first(context, _CA_FILES)
+        return lambda: context
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cafile=ca_file)
@@ -157,7 +197,14 @@ def _trust(ca_file: str | None) -> ssl.SSLContext:
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
         raise SettingError("BAD_SETTING", f"LORE_CA_FILE {ca_file}: {reason}") from error
-    return context
+    return lambda: context
+
+
+def _load_first(context: ssl.SSLContext, paths: Iterable[str]) -> None:
+    for path in paths:
+        if os.path.isfile(path):
+            context.load_verify_locations(cafile=path)
+            return
 
 
 def _proxies(urls: Mapping[str, str]) -> dict[str, httpx.Proxy | SettingError]:
@@ -199,7 +246,10 @@ class _Transport(httpx.BaseTransport):
     """
 
     def __init__(
-        self, trust: ssl.SSLContext, proxies: Mapping[str, httpx.Proxy | SettingError], max_connections: int
+        self,
+        trust: Callable[[], ssl.SSLContext],
+        proxies: Mapping[str, httpx.Proxy | SettingError],
+        max_connections: int,
     ) -> None:
         self._trust = trust
         self._proxies = proxies
@@ -256,7 +306,7 @@ class _Transport(httpx.BaseTransport):
             return self._free[proxy].pop()
         except IndexError:
             return httpcore.ConnectionPool(
-                ssl_context=self._trust,
+                ssl_context=self._trust(),
                 proxy=None if proxy is None else _core_proxy(proxy),
                 max_connections=1,
                 keepalive_expiry=KEEP_ALIVE_S,
@@ -420,11 +470,19 @@ def _read_start(response: httpx.Response, max_bytes: int) -> tuple[bytes, bool]:
     if response.is_stream_consumed:
         return response.content[:max_bytes], len(response.content) <= max_bytes
     body = bytearray()
-    for piece in _decoded(response, max_bytes + 1):
-        body += piece
-        if len(body) > max_bytes:
-            return bytes(body[:max_bytes]), False
-    return bytes(body), True
+    with ExitStack() as held:
+        is_large = False
+        for piece in _decoded(response, max_bytes + 1):
+            body += piece
+            if len(body) > max_bytes:
+                del body[max_bytes:]
+                return bytes(body), False
+            if len(body) > LARGE_BYTES and not is_large:
+                is_large = True
+                if not _large_bodies.acquire(timeout=_within(None, httpx.ReadTimeout)):
+                    raise httpx.ReadTimeout("other large bodies took all the time")
+                held.callback(_large_bodies.release)
+        return bytes(body), True
 
 
 def _decoded(response: httpx.Response, max_piece: int) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ mode of a writing transaction, the clock, and what an error of the driver means.
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ database: Final = peewee.DatabaseProxy()
 SQLITE_BUSY_S: Final = 20.0
 # What PostgreSQL raises when somebody else won, or the connection went: the step can be tried again as a whole.
 _PASSING_SQLSTATES: Final = ("40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03", "53300", "25P03")
+_refused_by: StorageError | None = None
 
 
 class NeverReusedId(peewee.AutoField):
@@ -145,8 +147,16 @@ def write() -> Iterator[None]:
     """
     if database.in_transaction():
         raise RuntimeError("a writing transaction must be the outermost one")
+    if _refused_by is not None:
+        raise BusyError(_refused_by.code, _refused_by.message)
     with storage_errors(), database.atomic() if is_postgresql() else database.atomic("IMMEDIATE"):
         yield
+
+
+def refuse_writes(error: StorageError) -> None:
+    """Let every later `write()` of this process raise: the database is not ours to change any more."""
+    global _refused_by
+    _refused_by = error
 
 
 @contextmanager
@@ -194,7 +204,7 @@ def insert_in_chunks(table: type[Table], rows: Sequence[dict[str, Any]], *, size
 def _operational(error: peewee.OperationalError) -> StorageError:
     text = _first_line(error)
     if "database is locked" in text or "database table is locked" in text:
-        return BusyError("DATABASE_BUSY", "the database was busy for too long: another process holds its write lock")
+        return BusyError("DATABASE_BUSY", f"the database was busy for too long: {_writers()} its write lock")
     if is_postgresql():
         disconnect_if_broken()
         state = _sqlstate(error)
@@ -207,11 +217,31 @@ def _operational(error: peewee.OperationalError) -> StorageError:
     return StorageError("DATABASE_ERROR", f"the database refused a statement: {text}")
 
 
+def _writers() -> str:
+    """Say who may hold SQLite's write lock: only a commit that is stopped inside its transaction does so for long."""
+    try:
+        rows = database.execute_sql("SELECT owner FROM project_locks WHERE owner IS NOT NULL ORDER BY owner").fetchall()
+    except peewee.PeeweeException:
+        rows = []
+    owners = [row[0].split("/") for row in rows]
+    named = [f"{owner[1]} for run {owner[0]}" if len(owner) > 1 else owner[0] for owner in owners]
+    return f"another process, probably {' or '.join(named)}, holds" if named else "another process holds"
+
+
 def disconnect_if_broken() -> None:
     """Drop this thread's connection when the server ended it."""
     opened = database.obj
-    if opened is not None and not opened.is_closed() and not opened.is_connection_usable():
+    if opened is None or opened.is_closed():
+        return
+    if not opened.is_connection_usable() or (is_postgresql() and _has_hung_up(opened.connection())):
         disconnect()
+
+
+def _has_hung_up(connection: Any) -> bool:
+    """Tell whether PostgreSQL ended an idle session: until then it says nothing that was not asked for."""
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _sqlstate(error: BaseException) -> str | None:

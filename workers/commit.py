@@ -173,7 +173,8 @@ def _write_entity(work: _Work, entity: plan.Entity) -> None:
         known[plan.OWN] = own.observed_at
     else:
         entity_id = local.entity_id
-        if staleness.is_observed_later(known.get(plan.OWN), own.observed_at, now=now):
+        is_equal = local.version.updated_at == value.updated_at
+        if is_equal and staleness.is_observed_later(known.get(plan.OWN), own.observed_at, now=now):
             # Another run of it read this endpoint after us, though it began before us; GitLab does not always move
             # `updated_at`, so its answer is kept.
             columns = {"observed_at": observed_at}

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 # A wait shorter than this is spent inside the claim; a longer one is written into the row.
 INLINE_WAIT_MS = 1_000
+_PAUSED = PassingError("GITLAB_RATE_LIMITED", "GitLab asked every worker to wait")
 
 
 @actor("preflight")
@@ -127,8 +128,14 @@ def _fetch(held: Claim) -> _Fetched:
 
 
 def _fetch_object(held: Claim, gitlab: GitLab, path: str, known_id: int | None) -> _Fetched:
-    answer = _patiently(held, lambda: gitlab.read_object(path))
-    fetched = _Fetched(held.began_at, (1, answer.body), size_bytes=len(answer.body))
+    observed_at = held.began_at
+
+    def restart() -> None:
+        nonlocal observed_at
+        observed_at = now_ms()
+
+    answer = _patiently(held, lambda: gitlab.read_object(path), again=restart)
+    fetched = _Fetched(observed_at, (1, answer.body), size_bytes=len(answer.body))
     if held.entity_type == plan.PROJECT:
         project = payloads.decode_project(answer.body)
         check_project(project, gitlab_project_id=known_id)
@@ -183,11 +190,18 @@ def _patiently(held: Claim, ask: Callable[[], T], again: Callable[[], None] | No
             if error.pauses_host or wait_ms > INLINE_WAIT_MS:
                 raise
             log.info("request_again", code=error.code, cause=error.message, wait_ms=wait_ms)
+            _note_cause(held, error)
             time.sleep(wait_ms / 1000)
             tries += 1
             _renew(held)
             if again is not None:
                 again()
+
+
+def _note_cause(held: Claim, error: PassingError) -> None:
+    """Keep in the row what is waited for: the deadline may come before the next answer."""
+    with write():
+        Task.update(error_code=error.code, error_message=error.message[:2000]).where(*is_held(held)).execute()
 
 
 def _renew(held: Claim) -> None:
@@ -198,9 +212,7 @@ def _renew(held: Claim) -> None:
             raise _ClaimLost
         until = paused_until(settings.gitlab_url)
         if until is not None:
-            raise PassingError(
-                "GITLAB_RATE_LIMITED", "GitLab asked every worker to wait", retry_after_s=(until - now_ms()) / 1000
-            )
+            raise PassingError(_PAUSED.code, _PAUSED.message, retry_after_s=(until - now_ms()) / 1000)
 
 
 def _stage(held: Claim, page: int, body: bytes) -> None:
@@ -309,7 +321,9 @@ def _postpone_if_paused(task_id: int) -> bool:
     if until is None:
         return False
     with write():
-        Task.update(next_at=until, sent_at=None).where(Task.id == task_id, Task.status == runs.PENDING).execute()
+        # With the cause, so that a run that waits like this to its deadline says what it waited for.
+        waiting = Task.update(next_at=until, sent_at=None, error_code=_PAUSED.code, error_message=_PAUSED.message)
+        waiting.where(Task.id == task_id, Task.status == runs.PENDING).execute()
     return True
 
 

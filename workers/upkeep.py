@@ -14,9 +14,9 @@ from typing import Any
 import structlog
 
 from lore.core import runs
-from lore.core.errors import BusyError, Failure, LoreError
+from lore.core.errors import BusyError, Failure, StorageError
 from lore.core.plan import PROJECT
-from models.base import clock, disconnect, now_ms, read, write
+from models.base import clock, disconnect, now_ms, read, storage_errors, write
 from models.ledger import Run, RunEntity
 from models.queue import Task
 from workers import findings, messages, moves, resources
@@ -45,7 +45,7 @@ def sweep(*, only_run_id: str | None = None) -> dict[str, int]:
 class Sweeper(threading.Thread):
     """Sweeps once a second until it is stopped; an error of one sweep is logged and the next one tries again."""
 
-    def __init__(self, *, every_s: float = 1.0, on_fatal: Callable[[LoreError], None] | None = None) -> None:
+    def __init__(self, *, every_s: float = 1.0, on_fatal: Callable[[StorageError], None] | None = None) -> None:
         super().__init__(name="sweeper", daemon=True)
         self._every_s = every_s
         self._stopping = threading.Event()
@@ -58,7 +58,7 @@ class Sweeper(threading.Thread):
                 self._check()
                 sweep()
             except BusyError as error:
-                log.warning("sweep_postponed", code=error.code)
+                log.warning("sweep_postponed", code=error.code, cause=error.message)
             except Exception:
                 log.exception("sweep_failed")
         disconnect()
@@ -71,8 +71,11 @@ class Sweeper(threading.Thread):
         from models.schema import check_not_newer  # noqa: PLC0415  # the migrations' machinery, once a second
 
         try:
-            check_not_newer()
-        except LoreError as error:
+            with storage_errors():  # a session that the server ended must not end the sweeper with it
+                check_not_newer()
+        except StorageError as error:
+            if error.code != "DATABASE_NEWER":
+                raise
             log.error("worker_stops", code=error.code, cause=error.message)
             self._stopping.set()
             if self._on_fatal is not None:

@@ -200,7 +200,7 @@ def exit_of(error_code: str, stage: str, failures: Sequence[Failure] = ()) -> Ex
     Entities that all failed by a rate limit, or all by GitLab being down, doomed the run just as well.
     """
     code = CODES.get(error_code, CODES["INTERNAL"])
-    if code.dooms_run or _can_pass(error_code) or code.exit in (Exit.CANCELLED, Exit.BROKER, Exit.BUG):
+    if code.dooms_run or code.exit in _ENDS_ALL:
         return code.exit
     causes = {CODES[f.code].exit for f in failures if f.code in CODES and _can_pass(f.code)}
     if failures and all(_can_pass(f.code) for f in failures) and len(causes) == 1:
@@ -209,7 +209,13 @@ def exit_of(error_code: str, stage: str, failures: Sequence[Failure] = ()) -> Ex
 
 
 def _can_pass(code: str) -> bool:
-    return code in ("GITLAB_RATE_LIMITED", "GITLAB_UNREACHABLE", "GITLAB_UNAVAILABLE")
+    return code in ("GITLAB_RATE_LIMITED", "GITLAB_UNREACHABLE", "GITLAB_UNAVAILABLE", "GITLAB_BROKEN_ANSWER")
+
+
+# A run has a code of GitLab's only when its project could not be read, which dooms all of it, whatever the reason.
+_ENDS_ALL: Final = frozenset(
+    {Exit.CANCELLED, Exit.BROKER, Exit.BUG, Exit.NOT_ALLOWED, Exit.NOT_FOUND, Exit.RATE_LIMITED, Exit.GITLAB}
+)
 
 
 def retry_scope(entities: Iterable[tuple[Entity, str]]) -> list[Entity]:

@@ -455,6 +455,24 @@ def test_a_certificate_nobody_vouches_for_is_refused_with_the_setting_that_helps
     assert server.requests == []
 
 
+def test_a_handshake_that_hangs_holds_up_no_other(tls: ssl.SSLContext) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, serving(answering(whole(b"{}")), tls=tls) as server:
+        # One that accepts and says nothing: its handshake lasts until the bound, by the system's trust store.
+        hanging = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        with build_client() as client:
+            first = threading.Thread(target=lambda: error_of(client, hanging, PassingError, total_s=30), daemon=True)
+            first.start()
+            accepted, _ = silent.accept()
+            with accepted:
+                accepted.recv(1)  # its handshake has begun
+
+                error = error_of(client, server.url.replace("http:", "https:"), SettingError)
+
+                assert error.code == "TLS_UNTRUSTED"
+                assert first.is_alive()
+            first.join(30)
+
+
 def test_a_ca_file_is_trusted(tls: ssl.SSLContext, certificate: tuple[Path, Path]) -> None:
     with serving(answering(whole(b"[7]")), tls=tls) as server, build_client(ca_file=str(certificate[0])) as client:
         assert fetch(client, server.url)[1] == b"[7]"
