@@ -375,6 +375,10 @@ def _parse_database_url(text: str, environ: Mapping[str, str]) -> str:
     scheme = text.split("://", 1)[0].lower() if "://" in text else "path"
     if scheme in ("postgresql", "postgres"):
         url = _split(text, allowed)
+        # The driver would name the part of a password that it stumbles over.
+        said = url.netloc.rpartition("@")[0]
+        if "@" in said or re.search(r"\s|%(?![0-9A-Fa-f]{2})", said):
+            raise ValueError(f"{allowed}; percent-encode what is no letter or digit of the user's name and password")
         if not url.path.strip("/") and "dbname=" not in url.query:
             raise ValueError(f"{allowed}; the database's name is missing")
         return f"postgresql://{text.split('://', 1)[1]}"

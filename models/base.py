@@ -129,8 +129,9 @@ def clock() -> Any:
 def now_ms() -> int:
     """Read the database's clock."""
     if is_postgresql():
-        (value,) = database.execute_sql("SELECT (extract(epoch from clock_timestamp()) * 1000)::bigint").fetchone()
-        return int(value)
+        with storage_errors():
+            sql = "SELECT (extract(epoch from clock_timestamp()) * 1000)::bigint"
+            return int(database.execute_sql(sql).fetchone()[0])
     return time.time_ns() // 1_000_000
 
 

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import peewee
-
 from lore.core.errors import SettingError, StorageError
 from models.base import SqliteDatabase, database, is_postgresql, storage_errors
 
@@ -81,13 +79,9 @@ def migration_names() -> set[str]:
 
 
 def _applied() -> set[str]:
-    try:
-        rows = database.execute_sql("SELECT name FROM schema_migration").fetchall()
-    except (peewee.OperationalError, peewee.ProgrammingError) as error:
-        if "no such table" in str(error) or "does not exist" in str(error):
-            return set()
-        raise
-    return {row[0] for row in rows}
+    if not database.obj.table_exists(HISTORY):
+        return set()
+    return {row[0] for row in database.execute_sql("SELECT name FROM schema_migration").fetchall()}
 
 
 @contextmanager

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 
-from models.base import database, is_postgresql
+from models.base import database, is_postgresql, storage_errors
 from models.ledger import RunEvent
 
 
 class Watch:
-    """Tells whether another connection committed since the last look.
+    """Tells whether another connection committed since the last look; a busy database is a BusyError.
 
     SQLite counts commits of other connections (`PRAGMA data_version`, a read of a few bytes). PostgreSQL has no such
-    counter, so every look counts as a change; the caller's poll is then a query or two.
+    counter: there it is the newest line of any run's timeline, and what writes none is noticed by the caller's sweep.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,7 @@ class Watch:
         return True
 
     def _version(self) -> int:
-        if is_postgresql():
-            return int(RunEvent.select(RunEvent.id).order_by(RunEvent.id.desc()).limit(1).scalar() or 0)
-        return int(database.execute_sql("PRAGMA data_version").fetchone()[0])
+        with storage_errors():
+            if is_postgresql():
+                return int(RunEvent.select(RunEvent.id).order_by(RunEvent.id.desc()).limit(1).scalar() or 0)
+            return int(database.execute_sql("PRAGMA data_version").fetchone()[0])

@@ -121,7 +121,7 @@ def ledger(settings: Any, database_url: str) -> Iterator[Any]:
     resources.configure(settings)
     broker: Any = dramatiq.get_broker()
     broker.flush_all()
-    broker.only_run_id = None
+    broker.is_worked, broker.only_run_id = True, None
     yield base.database
     broker.flush_all()
     resources.close()

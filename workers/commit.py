@@ -43,6 +43,8 @@ def commit(run_id: str) -> None:
         return
     except BusyError as error:
         _try_again(work, error)
+        hand_over(lease.project_id, only_due=True)
+        return
     except Exception as error:
         log.exception("commit_failed", entity=work.entity_name)
         _fail(work, "INGEST_FAILED", f"the commit was rolled back: {_describe(error)}")
@@ -50,7 +52,7 @@ def commit(run_id: str) -> None:
 
 
 class _FencedOut(Exception):
-    """The lock or the run is somebody else's now: write nothing."""
+    """The lock is somebody else's now: write nothing."""
 
 
 @dataclass
@@ -69,24 +71,38 @@ class _Work:
 
 def _take_lock(run_id: str) -> Lease | None:
     """Take the project's lock for this delivery; None when it is busy or the run does not wait for it any more."""
-    for is_second_look in (False, True):
-        with write():
-            run = Run.get_or_none(Run.run_id == run_id)
-            if run is None or run.status != runs.COMMITTING:
-                return None
-            lease = _take(run)
-            if lease is not None:
-                if _count_try(run):
-                    return lease
-                break
-            # Unsent: this message is spent, the next one comes from whoever releases the lock. That one may have
-            # looked for a waiting run before we are one again, hence the second look.
-            Run.update(sent_at=None).where(Run.run_id == run_id, Run.status == runs.COMMITTING).execute()
-        if is_second_look:
-            holder = _holder(run.project_id)
-            log.info("lock_busy", run_id=run_id, holder=holder)
-    else:
+    taken = _try_to_take(run_id)
+    if isinstance(taken, _Busy):
+        # Whoever releases the lock may have looked for a waiting run before we were one again, hence a second look.
+        taken = _try_to_take(run_id)
+    if isinstance(taken, _Busy):
+        log.info("lock_busy", run_id=run_id, holder=_holder(taken.project_id))
         return None
+    return taken
+
+
+@dataclass(frozen=True)
+class _Busy:
+    """Somebody else holds the project's lock."""
+
+    project_id: int
+
+
+def _try_to_take(run_id: str) -> Lease | _Busy | None:
+    with write():
+        run = Run.get_or_none(Run.run_id == run_id)
+        if run is None or run.status != runs.COMMITTING:
+            return None
+        lease = _take(run)
+        if lease is None:
+            # Unsent: this message is spent, and the next one comes from whoever releases the lock.
+            if not messages.is_locked_by_another(run_id):
+                Run.update(sent_at=None).where(Run.run_id == run_id, Run.status == runs.COMMITTING).execute()
+            return _Busy(run.project_id)
+        if not moves.lock_run(run_id, runs.COMMITTING):
+            locks.release(lease)  # it was ended while we looked: by another delivery, or by a cancel
+        elif _count_try(run):
+            return lease
     hand_over(run.project_id)
     return None
 
@@ -121,7 +137,9 @@ def _write(work: _Work) -> None:
         if not locks.renew(work.lease, lease_ms=resources.settings().lock_lease_ms):
             raise _FencedOut
         if not moves.lock_run(work.run_id, runs.COMMITTING):
-            raise _FencedOut
+            log.info("commit_not_needed", owner=work.lease.owner)
+            locks.release(work.lease)
+            return
         run = Run.get_by_id(work.run_id)
         waited_ms = now_ms() - run.stage_at
         pending = RunEntity.select(RunEntity.entity_type, RunEntity.iid).where(
@@ -244,14 +262,15 @@ def _try_again(work: _Work, error: BusyError) -> None:
     log.warning("commit_interrupted", code=error.code, cause=error.message)
     try:
         with write():
-            if not locks.renew(work.lease, lease_ms=0):
+            if not locks.renew(work.lease, lease_ms=resources.settings().lock_lease_ms):
                 return
             run = Run.get_by_id(work.run_id)
             if run.status == runs.COMMITTING and run.stage_tries >= runs.COMMIT_TRIES_LIMIT:
                 moves.settle(work.run_id, runs.FAILED, error_code=error.code, error_message=error.message)
                 return
             locks.release(work.lease)
-            Run.update(sent_at=None, deadline_at=None).where(
+            # As sent just now: what stood in the way gets the time until a sweeper sends it again.
+            Run.update(sent_at=clock(), sends=Run.sends + 1, deadline_at=None).where(
                 Run.run_id == work.run_id, Run.status == runs.COMMITTING
             ).execute()
     except BusyError:
@@ -274,7 +293,7 @@ def hand_over(project_id: int, *, only_due: bool = False) -> str | None:
 
     Args:
         project_id: Our id of the project.
-        only_due: Leave alone a run whose message may still be under way (the sweeper's case).
+        only_due: Leave alone a run whose message may still be under way.
     """
     with read():
         now = now_ms()
@@ -282,31 +301,21 @@ def hand_over(project_id: int, *, only_due: bool = False) -> str | None:
         if lock is not None and lock.owner is not None and lock.until >= now:
             return None
         waiting = list(
-            Run.select(Run.run_id, Run.sent_at, Run.sends)
+            Run.select(Run.run_id, Run.sent_at, Run.sends, Run.stage_at)
             .where(Run.project == project_id, Run.status == runs.COMMITTING)
             .order_by(Run.stage_at, Run.run_id)
-            .limit(10)
             .tuples()
         )
-    for run_id, sent_at, sends in waiting:
-        if not messages.is_ours(run_id):
+    for run_id, sent_at, sends, stage_at in waiting:
+        # Without Redis a process works for its own run only; one that waited a whole lease for a free lock has none.
+        is_orphan = max(sent_at or 0, stage_at) + resources.settings().lock_lease_ms < now
+        if not (is_orphan or messages.is_ours(run_id)):
             continue
         if only_due and sent_at is not None and sent_at + runs.resend_after_ms(sends) > now:
-            return None
-        if _mark_sent(run_id, sent_at):
-            messages.send_run(messages.COMMIT, run_id)
-            return str(run_id)
+            continue
+        if messages.mark_run_sent(run_id, runs.COMMITTING, sent_at):
+            return str(run_id) if messages.send_run(messages.COMMIT, run_id, is_adopted=is_orphan) else None
     return None
-
-
-def _mark_sent(run_id: str, seen_sent_at: int | None) -> bool:
-    was = Run.sent_at.is_null() if seen_sent_at is None else Run.sent_at == seen_sent_at
-    with write():
-        return bool(
-            Run.update(sent_at=clock(), sends=Run.sends + 1)
-            .where(Run.run_id == run_id, Run.status == runs.COMMITTING, was)
-            .execute()
-        )
 
 
 def _holder(project_id: int) -> str | None:

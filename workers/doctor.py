@@ -178,7 +178,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
         return
     import redis  # noqa: PLC0415  # not paid for without Redis
 
-    from workers.broker import build_broker, live_workers  # noqa: PLC0415  # the same
+    from workers.broker import SET_ASIDE, SET_ASIDE_COUNT, build_broker, live_workers  # noqa: PLC0415  # the same
 
     shown = redact_url(settings.redis_url)
     broker = build_broker(settings.redis_url)
@@ -189,6 +189,9 @@ def _redis(settings: Settings) -> Iterator[Check]:
         dramatiq.set_broker(broker)
         alive = sorted(live_workers())
         yield Check("workers", bool(alive), ", ".join(alive) or "no worker is alive", None if alive else "lore worker")
+        aside = int(broker.client.get(SET_ASIDE_COUNT) or 0)
+        mend = f"redis-cli -u {shlex.quote(shown)} del {SET_ASIDE} {SET_ASIDE_COUNT}" if aside else None
+        yield Check("messages", not aside, f"{aside} undecodable messages were set aside", mend)
     except redis.RedisError as error:
         detail = f"{shown} does not answer ({type(error).__name__}): start it, or do without"
         yield Check("redis", False, detail, "LORE_REDIS_URL=off lore doctor")

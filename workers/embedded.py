@@ -11,10 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import dramatiq
+import structlog
 from dramatiq import MessageProxy
 from dramatiq.brokers.stub import StubBroker
 
+from lore.core.errors import BusyError
 from workers import middleware
+
+log = structlog.get_logger(__name__)
 
 POLL_S = 0.01
 SWEEP_EVERY_S = 1.0
@@ -25,16 +29,18 @@ class EmbeddedBroker(StubBroker):
     """A StubBroker that forgets: no list of dead letters grows, and an actor's exception is let go.
 
     Attributes:
+        is_worked: A worker of this process listens; else a message sent here would be heard by nobody.
         only_run_id: The one run this process works for; None: every run of the ledger.
     """
 
     def __init__(self) -> None:
         super().__init__(middleware=middleware.stack(), fail_fast_default=False)
+        self.is_worked = False
         self.only_run_id: str | None = None
 
     def may_send(self, run_id: str) -> bool:
         """Tell whether messages of this run are for this process."""
-        return self.only_run_id is None or self.only_run_id == run_id
+        return self.is_worked and self.only_run_id in (None, run_id)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 100) -> Any:
         """Create a consumer that keeps no dead letters."""
@@ -66,26 +72,30 @@ def run_to_end(
 
     broker = dramatiq.get_broker()
     assert isinstance(broker, EmbeddedBroker)
-    # What a killed process left is settled first: its claims, its lease and its deadlines.
-    broker.only_run_id = run_id
-    upkeep.sweep()
+    broker.is_worked, broker.only_run_id = True, run_id
     worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=WORKER_TIMEOUT_MS)
     worker.start()
+    began, swept = time.monotonic(), 0.0
     watch = Watch()
-    began = swept = time.monotonic()
+    is_first = True
     try:
-        while not runs.has_ended(run_id):
-            if timeout_s is not None and time.monotonic() - began > timeout_s:
-                upkeep.expire(run_id, after_s=timeout_s)
-                break
-            if watch.wait(POLL_S, timeout_s=SWEEP_EVERY_S):
-                # Perhaps somebody released the lock that our run waits for.
-                upkeep.send_commit(run_id)
-                if on_change is not None:
-                    on_change()
-            if time.monotonic() - swept >= SWEEP_EVERY_S:
-                upkeep.sweep(only_run_id=run_id)
-                swept = time.monotonic()
+        while True:
+            try:
+                # What a killed process left is settled first: its claims, its lease, its deadlines, its commit.
+                if is_first or time.monotonic() - swept >= SWEEP_EVERY_S:
+                    upkeep.sweep(only_run_id=None if is_first else run_id)
+                    is_first, swept = False, time.monotonic()
+                if runs.has_ended(run_id):
+                    return
+                if timeout_s is not None and time.monotonic() - began > timeout_s:
+                    upkeep.expire(run_id, after_s=timeout_s)
+                elif watch.wait(POLL_S, timeout_s=SWEEP_EVERY_S):
+                    # Perhaps somebody released the lock that our run waits for.
+                    upkeep.send_commit(run_id)
+                    if on_change is not None:
+                        on_change()
+            except BusyError as error:
+                log.warning("database_busy", code=error.code, cause=error.message)
     finally:
         worker.stop(timeout=5_000)
-        broker.only_run_id = None
+        broker.is_worked, broker.only_run_id = False, None

@@ -1,16 +1,19 @@
 """Sending: a message is a wake-up call that holds ids only; the ledger says what is to be done.
 
-A message that cannot be sent is not an error: its row is marked unsent, and a sweeper sends it later.
+A row is marked as sent first, by compare-and-set, so that of two who would send only one does. A message that cannot
+be sent is not an error: the mark is taken back, and a sweeper sends it later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import dramatiq
 import structlog
 
-from models.base import clock, write
+from lore.core import runs
+from models.base import clock, is_postgresql, write
 from models.ledger import Run
 from models.queue import Task
 from workers import resources
@@ -22,37 +25,63 @@ FETCH = "fetch"
 COMMIT = "commit"
 
 
-def send_run(actor: str, run_id: str) -> bool:
-    """Send `actor(run_id)`, whose row is marked as sent already; when it cannot be sent the mark is taken back."""
-    if _send(actor, run_id, run_id=run_id):
-        return True
-    with write():
-        Run.update(sent_at=None, **_deadline_anew()).where(Run.run_id == run_id).execute()
-    return False
-
-
-def send_fetches(run_id: str, task_ids: Iterable[int]) -> bool:
-    """Send `fetch(task)` for tasks that are marked as sent already; at the first that fails the rest is unmarked."""
-    ids = list(task_ids)
-    for position, task_id in enumerate(ids):
-        if not _send(FETCH, task_id, run_id=run_id):
-            with write():
-                # A wait for Redis is not counted against the stage's deadline, so it is set anew.
-                Run.update(**_deadline_anew()).where(Run.run_id == run_id, Run.status == "preflight").execute()
-                Task.update(sent_at=None).where(Task.id.in_(ids[position:]), Task.status == "pending").execute()
-            return False
-    return True
-
-
 def is_ours(run_id: str) -> bool:
-    """Tell whether this process may send for a run: an embedded one leaves other runs to their own process."""
+    """Tell whether messages of this run are for this process to send.
+
+    Without Redis a message reaches this process only: who does nothing, or another run, leaves it to somebody who does.
+    """
     may_send = getattr(dramatiq.get_broker(), "may_send", None)
     return may_send is None or bool(may_send(run_id))
 
 
-def _send(actor_name: str, key: str | int, *, run_id: str) -> bool:
-    if not is_ours(run_id):
+def mark_run_sent(run_id: str, status: str, seen_sent_at: int | None) -> bool:
+    """Mark a run as sent, if it is as it was seen; False: somebody else is at it, so there is nothing to send."""
+    was = Run.sent_at.is_null() if seen_sent_at is None else Run.sent_at == seen_sent_at
+    with write():
+        return not is_locked_by_another(run_id) and bool(
+            Run.update(sent_at=clock(), sends=Run.sends + 1)
+            .where(Run.run_id == run_id, Run.status == status, was)
+            .execute()
+        )
+
+
+def is_locked_by_another(run_id: str) -> bool:
+    """Tell whether another transaction holds the run's row (PostgreSQL); who looks for work does not wait for it."""
+    if not is_postgresql():
+        return False
+    free = Run.select(Run.run_id).where(Run.run_id == run_id).for_update("FOR UPDATE", skip_locked=True)
+    return free.tuples().first() is None
+
+
+def send_run(actor: str, run_id: str, *, is_adopted: bool = False) -> bool:
+    """Send `actor(run_id)`, whose row is marked as sent; False: it was not, and the mark is taken back.
+
+    Args:
+        actor: One that takes a run.
+        run_id: The run.
+        is_adopted: It is somebody else's who is gone: send it all the same.
+    """
+    if (is_adopted or is_ours(run_id)) and _send(actor, run_id, run_id=run_id):
         return True
+    with write():
+        Run.update(sent_at=None).where(Run.run_id == run_id).execute()
+        _set_deadline_anew(run_id)
+    return False
+
+
+def send_fetches(run_id: str, task_ids: Iterable[int]) -> bool:
+    """Send `fetch(task)` for tasks that are marked as sent; at the first that fails the rest is unmarked."""
+    ids = list(task_ids)
+    for position, task_id in enumerate(ids):
+        if not (is_ours(run_id) and _send(FETCH, task_id, run_id=run_id)):
+            with write():
+                _set_deadline_anew(run_id)
+                Task.update(sent_at=None).where(Task.id.in_(ids[position:]), Task.status == runs.PENDING).execute()
+            return False
+    return True
+
+
+def _send(actor_name: str, key: str | int, *, run_id: str) -> bool:
     broker = dramatiq.get_broker()
     actor = broker.get_actor(actor_name)
     try:
@@ -63,11 +92,10 @@ def _send(actor_name: str, key: str | int, *, run_id: str) -> bool:
     return True
 
 
-def _deadline_anew() -> dict[str, object]:
-    from peewee import Case  # noqa: PLC0415  # kept beside its one use
-
-    anew = clock() + resources.settings().run_deadline_ms
-    return {"deadline_at": Case(None, ((Run.status == "preflight", anew),), Run.deadline_at)}
+def _set_deadline_anew(run_id: str) -> None:
+    # A wait for Redis is not counted against a stage's deadline.
+    anew: Any = clock() + resources.settings().run_deadline_ms
+    Run.update(deadline_at=anew).where(Run.run_id == run_id, Run.status == runs.PREFLIGHT).execute()
 
 
 def _broker_errors() -> tuple[type[BaseException], ...]:

@@ -56,11 +56,11 @@ def end_preflight(run_id: str) -> str | None:
         return None
     if _has_tasks(run_id, *runs.OPEN_TASKS):
         # The usual case, at every fetch: it must not cost a look at all the run's tasks.
-        if not (_has_tasks(run_id, runs.FAILED) and runs.is_doomed(_task_states(run_id, runs.FAILED))):
+        if not _is_doomed(run_id):
             return None
     else:
         _confirm_project(run, json.loads(run.options))
-    verdict = runs.judge_preflight(_task_states(run_id), mode=run.mode, is_per_entity=run.kind == "incremental")
+    verdict = runs.judge_preflight(task_states(run_id), mode=run.mode, is_per_entity=run.kind == "incremental")
     if verdict.status == runs.PREFLIGHT:
         return None
     if verdict.status == runs.COMMITTING:
@@ -180,8 +180,8 @@ def fail_task(task_id: int, run_id: str, entity_type: str, iid: int, *, code: st
 
 def is_lock_of(run_id: str) -> tuple[peewee.Expression, ...]:
     """Return the condition under which a project's lock is held by a delivery of this run (`run_id/…`)."""
-    # '0' is the character after '/', so this is the prefix, without LIKE's two dialects.
-    return (ProjectLock.owner >= f"{run_id}/", ProjectLock.owner < f"{run_id}0")
+    # SUBSTR and not LIKE, which has two dialects, nor a range, which depends on the collation.
+    return (peewee.fn.SUBSTR(ProjectLock.owner, 1, len(run_id) + 1) == f"{run_id}/",)
 
 
 def _log_once_committed(event: str, **values: Any) -> None:
@@ -200,12 +200,16 @@ def _has_tasks(run_id: str, *statuses: str) -> bool:
     return bool(Task.select().where(Task.scope_run == run_id, Task.status.in_(statuses)).exists())
 
 
-def _task_states(run_id: str, *statuses: str) -> list[runs.TaskState]:
+def _is_doomed(run_id: str) -> bool:
+    is_dooming = (Task.entity_type == PROJECT) | Task.error_code.in_(runs.DOOMING_CODES)
+    failed = Task.select().where(Task.scope_run == run_id, Task.status == runs.FAILED, is_dooming)
+    return bool(failed.exists())
+
+
+def task_states(run_id: str) -> list[runs.TaskState]:
+    """Return every task of a run, as the core judges them."""
     columns = (Task.entity_type, Task.iid, Task.job_type, Task.status, Task.error_code, Task.error_message)
-    query = Task.select(*columns).where(Task.scope_run == run_id)
-    if statuses:
-        query = query.where(Task.status.in_(statuses))
-    return [runs.TaskState(*row) for row in query.tuples()]
+    return [runs.TaskState(*row) for row in Task.select(*columns).where(Task.scope_run == run_id).tuples()]
 
 
 def _confirm_project(run: Run, options: dict[str, Any]) -> None:
@@ -245,7 +249,9 @@ def _bind_project(run: Run, answer: payloads.Project, asked: str) -> int:
         project_id = _project_with(gitlab_url, answer.id)
     if project_id is None:
         # Our row belongs to the project that had this path before.
-        project_id = Project.insert(gitlab_url=gitlab_url, gitlab_id=answer.id, **known).execute()
+        Project.insert(gitlab_url=gitlab_url, gitlab_id=answer.id, **known).on_conflict_ignore().execute()
+        project_id = _project_with(gitlab_url, answer.id)
+        assert project_id is not None
     Project.update(**known).where(Project.project_id == project_id).execute()
     # In order: of two runs of one project neither may wait for the other's path.
     for path in sorted({asked, answer.path_with_namespace}):

@@ -60,13 +60,13 @@ def preflight(run_id: str) -> None:
 def fetch(task_id: int) -> None:
     """Read one endpoint of one entity to its last page, and move the run on if that was its last open task."""
     settings = resources.settings()
-    if _postpone_if_paused(task_id):
-        return
     held = claim(task_id, by=resources.whoami(), lease_ms=settings.claim_lease_ms)
     if held is None:
         return
     structlog.contextvars.bind_contextvars(run_id=held.run_id, entity=_entity(held), job=held.job_type)
     try:
+        with read():
+            _heed_pause()
         fetched = _fetch(held)
     except _ClaimLost:
         log.info("claim_lost", claim_no=held.claim_no)
@@ -74,15 +74,21 @@ def fetch(task_id: int) -> None:
     except PassingError as error:
         _wait_or_fail(held, error)
         return
-    except BusyError:
-        raise  # the claim runs out, and a sweeper sends the task again
+    except BusyError as error:
+        log.warning("left_to_the_sweeper", code=error.code, cause=error.message)
+        _give_back(held)
+        return
     except LoreError as error:
         _fail(held, error)
         return
     except Exception as error:
         _fail(held, RefusedError("INTERNAL", f"a bug of ours in {held.job_type}: {type(error).__name__}"))
         raise
-    _finish(held, fetched)
+    try:
+        _finish(held, fetched)
+    except BusyError:
+        _give_back(held)
+        raise
 
 
 class _ClaimLost(Exception):
@@ -210,9 +216,13 @@ def _renew(held: Claim) -> None:
     with write():
         if not renew(held, lease_ms=settings.claim_lease_ms):
             raise _ClaimLost
-        until = paused_until(settings.gitlab_url)
-        if until is not None:
-            raise PassingError(_PAUSED.code, _PAUSED.message, retry_after_s=(until - now_ms()) / 1000)
+        _heed_pause()
+
+
+def _heed_pause() -> None:
+    until = paused_until(resources.settings().gitlab_url)
+    if until is not None:
+        raise PassingError(_PAUSED.code, _PAUSED.message, retry_after_s=(until - now_ms()) / 1000)
 
 
 def _stage(held: Claim, page: int, body: bytes) -> None:
@@ -262,6 +272,8 @@ def _wait_or_fail(held: Claim, error: PassingError) -> None:
     """Write the wait into the row, for a sweeper to send the task again; a wait past the deadline fails at once."""
     wait_ms = runs.retry_wait_ms(held.tries, error.retry_after_s, jitter=random.random())
     with write():
+        if not moves.lock_run(held.run_id, runs.PREFLIGHT):
+            return
         if error.pauses_host:
             pause_host(resources.settings().gitlab_url, wait_ms)
         deadline_at = Run.select(Run.deadline_at).where(Run.run_id == held.run_id).scalar()
@@ -314,17 +326,15 @@ def _fail(held: Claim, error: LoreError) -> None:
         messages.send_run(messages.COMMIT, held.run_id)
 
 
-def _postpone_if_paused(task_id: int) -> bool:
-    """Leave a task alone while its host asked for a pause; its row says until when."""
-    with read():
-        until = paused_until(resources.settings().gitlab_url)
-    if until is None:
-        return False
-    with write():
-        # With the cause, so that a run that waits like this to its deadline says what it waited for.
-        waiting = Task.update(next_at=until, sent_at=None, error_code=_PAUSED.code, error_message=_PAUSED.message)
-        waiting.where(Task.id == task_id, Task.status == runs.PENDING).execute()
-    return True
+def _give_back(held: Claim) -> None:
+    """Make the task pending again: a busy database is not a lost claim, of which three are poison."""
+    try:
+        with write():
+            Task.update(
+                status=runs.PENDING, next_at=clock() + INLINE_WAIT_MS, sent_at=None, claimed_by=None, claimed_until=None
+            ).where(*is_held(held)).execute()
+    except BusyError:
+        log.warning("claim_kept_to_its_end", claim_no=held.claim_no)
 
 
 def _entity(held: Claim) -> str:

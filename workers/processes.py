@@ -18,7 +18,7 @@ from typing import Any
 import dramatiq
 import structlog
 
-from lore.core.errors import BusyError, Exit, LoreError
+from lore.core.errors import BusyError, Exit, StorageError
 from lore.settings import Settings
 from models import base
 from workers import QUEUES, open_workers, resources
@@ -28,7 +28,8 @@ log = structlog.get_logger(__name__)
 
 # How long a worker that is told to end may go on with what it has in hand; then claims and leases run out.
 SHUTDOWN_MS = 30_000
-WORKER_TIMEOUT_MS = 100
+# Dramatiq's default: an idle worker is woken by the broker's bell, and an ending one is waited for twice as long.
+WORKER_TIMEOUT_MS = 1000
 ANNOUNCE_EVERY_S = 1.0
 WATCH_EVERY_S = 0.05
 
@@ -85,6 +86,8 @@ class _Loop:
             broker, queues=set(self._queues), worker_threads=self._threads, worker_timeout=WORKER_TIMEOUT_MS
         )
         sweeper = Sweeper(on_fatal=self._fatal)
+        if isinstance(broker, EmbeddedBroker):
+            broker.is_worked = True
         worker.start()
         sweeper.start()
         log.info("worker_ready", queues=",".join(self._queues), threads=self._threads, pid=os.getpid())
@@ -93,7 +96,8 @@ class _Loop:
         finally:
             log.info("worker_ends", pid=os.getpid())
             sweeper.stop()
-            worker.stop(timeout=SHUTDOWN_MS)
+            # What is in hand cannot be written to a newer database, so nobody waits for it.
+            worker.stop(timeout=SHUTDOWN_MS if self._status == Exit.DONE else 0)
             broker.close()
             resources.close()
             base.disconnect()
@@ -138,16 +142,17 @@ class _Loop:
                 if watch.wait(WATCH_EVERY_S, timeout_s=ANNOUNCE_EVERY_S):
                     upkeep.sweep()
             except BusyError as error:
-                log.warning("sweep_postponed", code=error.code)
+                log.warning("sweep_postponed", code=error.code, cause=error.message)
 
-    def _fatal(self, error: LoreError) -> None:
+    def _fatal(self, error: StorageError) -> None:
+        base.refuse_writes(error)
         self._status = int(error.exit)
         self._stop.set()
 
 
 def _supervise(queues: Sequence[str], threads: int, processes: int, stop: threading.Event) -> int:
     """Run several worker processes; when one ends unasked, end the others, for a supervisor to start all anew."""
-    command = [sys.executable, "-m", "cli", "worker", "--threads", str(threads), "--until-stdin-closes"]
+    command = [sys.executable, "-P", "-m", "cli", "worker", "--threads", str(threads), "--until-stdin-closes"]
     if queues:
         command += ["--queues", ",".join(queues)]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(processes)]

@@ -15,7 +15,7 @@ import peewee
 import structlog
 
 from lore.core import runs as rules
-from lore.core.errors import Failure, NotFoundError, RunError, UsageError
+from lore.core.errors import BusyError, Failure, NotFoundError, RunError, UsageError
 from lore.core.plan import Entity, plan_tasks
 from lore.core.runs import RunOptions
 from models.base import insert_in_chunks, now_ms, read, write
@@ -60,10 +60,9 @@ def submit(
         is_to_be_sent: False leaves the run queued for a worker.
     """
     with write():
-        run_id = _open_run(gitlab_url, project, sorted(set(entities)), options, trigger, is_sent=is_to_be_sent)
-    log.info("run_opened", run_id=run_id, project=project, entities=len(set(entities)), trigger=trigger)
-    is_sent = is_to_be_sent and messages.send_run(messages.PREFLIGHT, run_id)
-    return Submitted(run_id, is_sent, project)
+        opened = _open_run(gitlab_url, project, sorted(set(entities)), options, trigger, is_to_be_sent=is_to_be_sent)
+    log.info("run_opened", run_id=opened.run_id, project=project, entities=len(set(entities)), trigger=trigger)
+    return _sent(opened, project)
 
 
 def retry(run_id: str) -> Submitted:
@@ -79,7 +78,7 @@ def retry(run_id: str) -> Submitted:
         project = Project.get_by_id(run.project_id)
         earlier = Run.get_or_none(Run.retry_of == run_id)
         if earlier is not None:
-            return Submitted(earlier.run_id, earlier.sent_at is not None, project.path_with_namespace)
+            return Submitted(earlier.run_id, earlier.sends > 0, project.path_with_namespace)
         if run.status not in rules.FINAL_STATUSES:
             raise UsageError("RUN_OPEN", f"run {run_id} is still {run.status}", run_id=run_id)
         rows = RunEntity.select(RunEntity.entity_type, RunEntity.iid, RunEntity.status).where(RunEntity.run == run_id)
@@ -88,9 +87,9 @@ def retry(run_id: str) -> Submitted:
             raise UsageError("NOTHING_TO_RETRY", f"every entity of run {run_id} ended ok or skipped", run_id=run_id)
         asked = json.loads(run.options)["project"]
         options = _options_of(run)
-        retried = _open_run(project.gitlab_url, asked, scope, options, "retry", is_sent=True, retry_of=run_id)
-    log.info("run_opened", run_id=retried, retry_of=run_id, entities=len(scope), trigger="retry")
-    return Submitted(retried, messages.send_run(messages.PREFLIGHT, retried), project.path_with_namespace)
+        opened = _open_run(project.gitlab_url, asked, scope, options, "retry", retry_of=run_id)
+    log.info("run_opened", run_id=opened.run_id, retry_of=run_id, entities=len(scope), trigger="retry")
+    return _sent(opened, project.path_with_namespace)
 
 
 def cancel(run_id: str, *, why: str = "cancelled by a user") -> dict[str, Any]:
@@ -145,15 +144,11 @@ def find_run(text: str) -> str:
         UsageError: AMBIGUOUS_RUN.
     """
     with read():
-        if text == "last":
-            found = [
-                row[0]
-                for row in Run.select(Run.run_id).order_by(Run.created_at.desc(), Run.run_id.desc()).limit(1).tuples()
-            ]
-        else:
-            # A range and not LIKE: its wildcards are legal characters of an argument.
-            fitting = Run.select(Run.run_id).where(Run.run_id >= text, Run.run_id < text + "\uffff").limit(3)
-            found = [row[0] for row in fitting.tuples()]
+        # Ids sort by time.
+        newest = Run.select(Run.run_id).order_by(Run.run_id.desc())
+        # SUBSTR and not LIKE: its wildcards are legal characters of an argument.
+        fitting = newest if text == "last" else newest.where(peewee.fn.SUBSTR(Run.run_id, 1, len(text)) == text)
+        found = [row[0] for row in fitting.limit(1 if text == "last" else 3).tuples()]
     if text in found:
         return text
     if not found or not text:
@@ -173,12 +168,17 @@ def wait(run_id: str, *, timeout_s: float | None = None, on_change: Callable[[],
     """Wait until the run has ended; False when it had not after `timeout_s` seconds."""
     until = None if timeout_s is None else time.monotonic() + timeout_s
     watch = Watch()
-    while not has_ended(run_id):
-        if until is not None and time.monotonic() >= until:
-            return False
-        left_s = 1.0 if until is None else max(0.0, min(1.0, until - time.monotonic()))
-        if watch.wait(FOLLOW_POLL_S, timeout_s=left_s) and on_change is not None:
-            on_change()
+    while True:
+        try:
+            if has_ended(run_id):
+                break
+            if until is not None and time.monotonic() >= until:
+                return False
+            left_s = 1.0 if until is None else max(0.0, min(1.0, until - time.monotonic()))
+            if watch.wait(FOLLOW_POLL_S, timeout_s=left_s) and on_change is not None:
+                on_change()
+        except BusyError as error:
+            log.warning("database_busy", code=error.code, cause=error.message)
     if on_change is not None:
         on_change()
     return True
@@ -193,8 +193,10 @@ def read_run(run_id: str) -> dict[str, Any]:
 def list_runs(status: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
     """Return `data.run` of the newest runs, newest first."""
     with read():
-        query = Run.select().order_by(Run.created_at.desc(), Run.run_id.desc()).limit(limit)
-        return _views(list(query if status is None else query.where(Run.status == status)))
+        query = Run.select().limit(limit)
+        if status is None:
+            return _views(list(query.order_by(Run.run_id.desc())))
+        return _views(list(query.where(Run.status == status).order_by(Run.created_at.desc())))
 
 
 def read_entities(run_id: str) -> list[dict[str, Any]]:
@@ -285,6 +287,17 @@ def iso(at_ms: int | None) -> str | None:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@dataclass(frozen=True)
+class _Opened:
+    run_id: str
+    is_marked_sent: bool
+
+
+def _sent(opened: _Opened, project: str) -> Submitted:
+    is_sent = opened.is_marked_sent and messages.send_run(messages.PREFLIGHT, opened.run_id)
+    return Submitted(opened.run_id, is_sent, project)
+
+
 def _open_run(
     gitlab_url: str,
     project: str,
@@ -292,13 +305,14 @@ def _open_run(
     options: RunOptions,
     trigger: str,
     *,
-    is_sent: bool,
+    is_to_be_sent: bool = True,
     retry_of: str | None = None,
-) -> str:
+) -> _Opened:
     now = now_ms()
     row = _find_or_add_project(gitlab_url, project)
     is_known = row.gitlab_id is not None and (row.confirmed_at or 0) > now - CONFIRMED_FOR_MS
     run_id = new_run_id(now)
+    is_sent = is_to_be_sent and messages.is_ours(run_id)
     Run.insert(
         run_id=run_id,
         project=row.project_id,
@@ -343,7 +357,7 @@ def _open_run(
         ],
     )
     moves.record(run_id, "opened", stage=rules.STAGE_PREFLIGHT, entities=len(entities), trigger=trigger)
-    return run_id
+    return _Opened(run_id, is_sent)
 
 
 def new_run_id(now: int) -> str:

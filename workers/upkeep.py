@@ -14,8 +14,7 @@ from typing import Any
 import structlog
 
 from lore.core import runs
-from lore.core.errors import BusyError, Failure, StorageError
-from lore.core.plan import PROJECT
+from lore.core.errors import BusyError, StorageError
 from models.base import clock, disconnect, now_ms, read, storage_errors, write
 from models.ledger import Run, RunEntity
 from models.queue import Task
@@ -35,8 +34,14 @@ def sweep(*, only_run_id: str | None = None) -> dict[str, int]:
     done: Counter[str] = Counter()
     scope = Scope(only_run_id)
     for rule in _RULES:
-        for what in rule(scope):
-            done[what] += 1
+        try:
+            for what in rule(scope):
+                done[what] += 1
+        except BusyError:
+            raise
+        except Exception:
+            # A run that one rule stumbles over must not keep the others from all runs.
+            log.exception("rule_failed", rule=rule.__name__)
     if done:
         log.info("swept", **done)
     return dict(done)
@@ -99,7 +104,7 @@ def _send_queued(scope: Scope) -> Iterable[str]:
         elif (
             findings.is_due(sent_at, sends, now)
             and messages.is_ours(run_id)
-            and _mark_run_sent(run_id, runs.QUEUED, sent_at)
+            and messages.mark_run_sent(run_id, runs.QUEUED, sent_at)
         ):
             if not messages.send_run(messages.PREFLIGHT, run_id):
                 return
@@ -131,22 +136,14 @@ def _fail_overdue(run_id: str, status: str, stage: str, after_s: float, *still: 
         is_still = Run.update(stage=Run.stage).where(Run.run_id == run_id, Run.status == status, *still)
         if not is_still.execute():
             return False
-        code, message, failures = _why_overdue(run_id, status, stage, after_s)
-        return moves.settle(run_id, runs.FAILED, error_code=code, error_message=message, failures=failures)
-
-
-def _why_overdue(run_id: str, status: str, stage: str, after_s: float) -> tuple[str, str, list[Failure]]:
-    message = f"the run was still in {status} after {after_s:g} s"
-    failures: dict[tuple[str, int], Failure] = {}
-    for task in Task.select().where(Task.scope_run == run_id, Task.status.in_((*runs.OPEN_TASKS, runs.FAILED))):
-        code = task.error_code or "RUN_DEADLINE"
-        cause = f"{task.error_message} (waited until the deadline)" if task.error_code else message
-        if task.entity_type == PROJECT:
-            if task.error_code:
-                return code, cause, []
-            continue
-        failures.setdefault((task.entity_type, task.iid), Failure(task.entity_type, task.iid, stage, code, cause))
-    return "RUN_DEADLINE", message, list(failures.values())
+        verdict = runs.judge_overdue(moves.task_states(run_id), status=status, stage=stage, after_s=after_s)
+        return moves.settle(
+            run_id,
+            runs.FAILED,
+            error_code=verdict.error_code,
+            error_message=verdict.error_message,
+            failures=verdict.failures,
+        )
 
 
 def _take_back_claims(scope: Scope) -> Iterable[str]:
@@ -228,7 +225,7 @@ def send_commit(run_id: str) -> None:
 
 
 def _tidy(scope: Scope) -> Iterable[str]:
-    """Ended runs: nothing open, no staged page and no lock may be left; what is found is our bug, and logged."""
+    """Ended runs: nothing open and no staged page may be left; what is found is our bug, and logged."""
     with read():
         left = findings.left_open(scope)
     for run_id in left:
@@ -264,13 +261,3 @@ _RULES: tuple[Callable[[Scope], Iterable[str]], ...] = (
     _tidy,
     _forget_old,
 )
-
-
-def _mark_run_sent(run_id: str, status: str, seen_sent_at: int | None) -> bool:
-    was = Run.sent_at.is_null() if seen_sent_at is None else Run.sent_at == seen_sent_at
-    with write():
-        return bool(
-            Run.update(sent_at=clock(), sends=Run.sends + 1)
-            .where(Run.run_id == run_id, Run.status == status, was)
-            .execute()
-        )

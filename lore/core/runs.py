@@ -6,10 +6,10 @@ Times and waits are integer milliseconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
-from lore.core.errors import CODES, EXIT_MEANINGS, Exit, Failure
+from lore.core.errors import CODES, Exit, Failure
 from lore.core.plan import ENDPOINTS, PROJECT, Entity
 
 Mode = Literal["commit", "preflight_only"]
@@ -156,13 +156,40 @@ def judge_preflight(tasks: Iterable[TaskState], *, mode: str, is_per_entity: boo
     return Verdict(SUCCEEDED if mode == "preflight_only" else COMMITTING, failures)
 
 
-def is_doomed(tasks: Iterable[TaskState]) -> bool:
-    """Tell whether one of the tasks failed in a way that ends the run, whatever the others do."""
-    return any(_dooms(task) for task in tasks)
+# A task that failed with one of these, or any failure of the project's own task, ends the run.
+DOOMING_CODES: Final = tuple(sorted(name for name, code in CODES.items() if code.dooms_run))
 
 
 def _dooms(task: TaskState) -> bool:
-    return task.status == FAILED and (task.entity_type == PROJECT or CODES[_code(task)].dooms_run)
+    return task.status == FAILED and (task.entity_type == PROJECT or task.error_code in DOOMING_CODES)
+
+
+def judge_overdue(tasks: Iterable[TaskState], *, status: str, stage: str, after_s: float) -> Verdict:
+    """Say why a run that did not leave its stage in time failed, and each entity with it.
+
+    Args:
+        tasks: Every task of the run.
+        status: Where the run was.
+        stage: The stage of its entities.
+        after_s: The time it had.
+    """
+    message = f"the run was still in {status} after {after_s:g} s"
+    code, failures = "RUN_DEADLINE", dict[Entity, Failure]()
+    # What is known to stand in the way comes before what was merely not done yet.
+    for task in sorted(tasks, key=lambda task: (task.error_code is None, _order(task))):
+        if task.status not in (*OPEN_TASKS, FAILED):
+            continue
+        cause = task.error_message or message
+        if task.error_code and task.status != FAILED:
+            cause += " (waited until the deadline)"
+        if task.entity_type == PROJECT:
+            if task.error_code:
+                code, message = _code(task), cause
+            continue
+        entity = Entity(task.entity_type, task.iid)  # type: ignore[arg-type]
+        its_code = _code(task) if task.error_code else "RUN_DEADLINE"
+        failures.setdefault(entity, Failure(task.entity_type, task.iid, stage, its_code, cause))
+    return Verdict(FAILED, [failure for _, failure in sorted(failures.items())], code, message)
 
 
 def _failures(tasks: Sequence[TaskState]) -> list[Failure]:
@@ -184,6 +211,15 @@ def _order(task: TaskState) -> tuple[str, int, int]:
     return task.entity_type, task.iid, order.index(task.job_type) if task.job_type in order else -1
 
 
+# A run has a code of GitLab's only when its project could not be read, which dooms all of it, whatever the reason.
+_ENDS_ALL: Final = frozenset(
+    {Exit.CANCELLED, Exit.BROKER, Exit.BUG, Exit.NOT_ALLOWED, Exit.NOT_FOUND, Exit.RATE_LIMITED, Exit.GITLAB}
+)
+_CAN_PASS: Final = frozenset(
+    {"GITLAB_RATE_LIMITED", "GITLAB_UNREACHABLE", "GITLAB_UNAVAILABLE", "GITLAB_BROKEN_ANSWER", "LIST_UNSTABLE"}
+)
+
+
 def stage_exit(stage: str) -> Exit:
     """Return the status of a command whose run failed in this stage."""
     return {
@@ -202,20 +238,11 @@ def exit_of(error_code: str, stage: str, failures: Sequence[Failure] = ()) -> Ex
     code = CODES.get(error_code, CODES["INTERNAL"])
     if code.dooms_run or code.exit in _ENDS_ALL:
         return code.exit
-    causes = {CODES[f.code].exit for f in failures if f.code in CODES and _can_pass(f.code)}
-    if failures and all(_can_pass(f.code) for f in failures) and len(causes) == 1:
-        return causes.pop()
+    if failures and all(failure.code in _CAN_PASS for failure in failures):
+        causes = {CODES[failure.code].exit for failure in failures}
+        if len(causes) == 1:
+            return causes.pop()
     return stage_exit(stage)
-
-
-def _can_pass(code: str) -> bool:
-    return code in ("GITLAB_RATE_LIMITED", "GITLAB_UNREACHABLE", "GITLAB_UNAVAILABLE", "GITLAB_BROKEN_ANSWER")
-
-
-# A run has a code of GitLab's only when its project could not be read, which dooms all of it, whatever the reason.
-_ENDS_ALL: Final = frozenset(
-    {Exit.CANCELLED, Exit.BROKER, Exit.BUG, Exit.NOT_ALLOWED, Exit.NOT_FOUND, Exit.RATE_LIMITED, Exit.GITLAB}
-)
 
 
 def retry_scope(entities: Iterable[tuple[Entity, str]]) -> list[Entity]:
@@ -237,19 +264,3 @@ def last_stage(options: RunOptions, *, built: Sequence[str] = STAGES) -> str:
     if options.docs and STAGE_DOCUMENTS in built:
         return STAGE_DOCUMENTS
     return STAGE_INGEST
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many entities of a run ended how, as `data.run.counts` says."""
-
-    by_status: Mapping[str, int] = field(default_factory=dict)
-
-    def of(self, status: str) -> int:
-        """Return how many entities are in this status."""
-        return self.by_status.get(status, 0)
-
-
-def describe_exit(status: int) -> str:
-    """Return the words of an exit status."""
-    return EXIT_MEANINGS[Exit(status)]

@@ -125,6 +125,8 @@ def html(answer: Answer, options: Json, scene: Scene) -> Answer:
 
 def malformed(answer: Answer, options: Json, scene: Scene) -> Answer:
     """A body that is not the JSON it should be. Option `form`: one of `MALFORMED` (default `cut`)."""
+    if answer.status != 200:
+        return answer
     return replace(answer, body=MALFORMED[options.get("form", "cut")](answer.body))
 
 
@@ -151,6 +153,8 @@ def wrong_type(answer: Answer, options: Json, scene: Scene) -> Answer:
     and not), `corrupt_gzip`, `gzip_bomb` (50 MB of blanks), `charset`.
     """
     form = options.get("form", "text")
+    if answer.status != 200:
+        return answer
     if form == "text":
         return answer.with_headers({"Content-Type": "text/plain"})
     if form == "empty":
@@ -228,7 +232,8 @@ def page_drift(answer: Answer, options: Json, scene: Scene) -> Answer:
     if changes is not None or answer.status != 200:
         return answer.with_headers(changes or {})
     rows = json.loads(answer.body)
-    return replace(answer, body=json_bytes(rows[:1] + rows if form == "duplicate" else rows[1:]))
+    changed = replace(answer, body=json_bytes(rows[:1] + rows if form == "duplicate" else rows[1:]))
+    return changed.with_headers({"ETag": None})
 
 
 def _paging_headers(answer: Answer, form: str, options: Json, scene: Scene) -> dict[str, str | None] | None:

@@ -398,3 +398,12 @@ def test_every_setting_of_the_example_has_a_meaning() -> None:
     for before, line in pairwise(lines):
         if line.startswith("#LORE_"):
             assert before.startswith("# "), line
+
+
+@pytest.mark.parametrize("userinfo", ["u:pa%ss", "u:hid den", "u:se@cret"])
+def test_a_database_password_that_is_not_encoded_is_refused_without_being_shown(userinfo: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        read_settings({"LORE_DATABASE_URL": f"postgresql://{userinfo}@127.0.0.1/db"})
+
+    assert caught.value.code == "BAD_SETTING"
+    assert all(part not in caught.value.message for part in ("pa%ss", "hid den", "se@cret", "cret@"))
