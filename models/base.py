@@ -92,7 +92,9 @@ def open_database(url: str, *, idle_in_transaction_s: float = 60.0) -> peewee.Da
             import psycopg  # noqa: F401, PLC0415  # peewee finds the driver by itself, and says less when it is missing
         except ImportError as error:
             raise SettingError(
-                "MISSING_EXTRA", "LORE_DATABASE_URL names PostgreSQL, whose driver comes with the extra `postgres`"
+                "MISSING_EXTRA",
+                "LORE_DATABASE_URL names PostgreSQL, whose driver comes with the extra `postgres`",
+                actions=["pipx install --force 'gitlab-lore[postgres]'"],
             ) from error
         url = "postgresql://" + url.split("://", 1)[1]
         opened: peewee.Database = PostgresqlDatabase(url, idle_in_transaction_s=idle_in_transaction_s)

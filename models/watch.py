@@ -16,7 +16,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._seen = self._version()
+        self._seen: int | None = None  # the first look finds a change: it costs its caller a look at the ledger
 
     def has_changed(self) -> bool:
         """Look once."""

@@ -27,6 +27,29 @@ def open_ledger(settings: Settings) -> None:
     schema.bring_up()
 
 
+def require_broker() -> None:
+    """Do nothing if Redis answers, or none is needed.
+
+    Raises:
+        BrokerError: BROKER_UNREACHABLE.
+    """
+    import dramatiq  # noqa: PLC0415  # see the module's docstring
+
+    client = getattr(dramatiq.get_broker(), "client", None)
+    if client is None:
+        return
+    import redis  # noqa: PLC0415  # only with Redis
+
+    from lore.core.errors import BrokerError  # noqa: PLC0415  # see the module's docstring
+
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        # Without its text, which may show the address with its password.
+        message = f"Redis does not answer at LORE_REDIS_URL ({type(error).__name__}): what needs a message was not sent"
+        raise BrokerError("BROKER_UNREACHABLE", message) from None
+
+
 def open_workers(settings: Settings, *, embedded: bool | None = None) -> None:
     """Open the ledger, set the broker and import every actor.
 

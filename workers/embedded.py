@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 POLL_S = 0.01
 SWEEP_EVERY_S = 1.0
 WORKER_TIMEOUT_MS = 50
+BUSY_WAIT_S = 0.5
+NEVER = float("-inf")
 
 
 class EmbeddedBroker(StubBroker):
@@ -75,16 +77,15 @@ def run_to_end(
     broker.is_worked, broker.only_run_id = True, run_id
     worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=WORKER_TIMEOUT_MS)
     worker.start()
-    began, swept = time.monotonic(), 0.0
+    began, swept = time.monotonic(), NEVER
     watch = Watch()
-    is_first = True
     try:
         while True:
             try:
                 # What a killed process left is settled first: its claims, its lease, its deadlines, its commit.
-                if is_first or time.monotonic() - swept >= SWEEP_EVERY_S:
-                    upkeep.sweep(only_run_id=None if is_first else run_id)
-                    is_first, swept = False, time.monotonic()
+                if time.monotonic() - swept >= SWEEP_EVERY_S:
+                    scope, swept = (None if swept == NEVER else run_id), time.monotonic()
+                    upkeep.sweep(only_run_id=scope)
                 if runs.has_ended(run_id):
                     return
                 if timeout_s is not None and time.monotonic() - began > timeout_s:
@@ -96,6 +97,7 @@ def run_to_end(
                         on_change()
             except BusyError as error:
                 log.warning("database_busy", code=error.code, cause=error.message)
+                time.sleep(BUSY_WAIT_S)
     finally:
         worker.stop(timeout=5_000)
         broker.is_worked, broker.only_run_id = False, None

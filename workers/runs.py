@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 # A project that GitLab confirmed within this time is not asked for again.
 CONFIRMED_FOR_MS = 3_600_000
 FOLLOW_POLL_S = 0.05
+BUSY_WAIT_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def wait(run_id: str, *, timeout_s: float | None = None, on_change: Callable[[],
                 on_change()
         except BusyError as error:
             log.warning("database_busy", code=error.code, cause=error.message)
+            time.sleep(BUSY_WAIT_S)
     if on_change is not None:
         on_change()
     return True
