@@ -32,9 +32,14 @@ def is_stale(payload: Version, local: Version | None, *, now: int) -> bool:
     """Tell whether the local row is newer: a later `updated_at`, or an equal one that was observed later."""
     if local is None:
         return False
-    if local.updated_at != payload.updated_at:
+    if not is_same_moment(local.updated_at, payload.updated_at):
         return local.updated_at > payload.updated_at
     return is_observed_later(local.observed_at, payload.observed_at, now=now)
+
+
+def is_same_moment(one: int, other: int) -> bool:
+    """Tell whether two of GitLab's `updated_at` may be the same: one without milliseconds stands for its whole second."""
+    return one == other or (one // 1000 == other // 1000 and 0 in (one % 1000, other % 1000))
 
 
 def is_observed_later(local_observed_at: int | None, observed_at: int, *, now: int) -> bool:
