@@ -95,9 +95,10 @@ def _try_to_take(run_id: str) -> Lease | _Busy | None:
             return None
         lease = _take(run)
         if lease is None:
-            # Unsent: this message is spent, and the next one comes from whoever releases the lock.
+            # Unsent: this message is spent, and the next one comes from whoever releases the lock. It was heard, too,
+            # and only unheard ones count towards the wait before the next is sent again.
             if not messages.is_locked_by_another(run_id):
-                Run.update(sent_at=None).where(Run.run_id == run_id, Run.status == runs.COMMITTING).execute()
+                Run.update(sent_at=None, sends=0).where(Run.run_id == run_id, Run.status == runs.COMMITTING).execute()
             return _Busy(run.project_id)
         if not moves.lock_run(run_id, runs.COMMITTING):
             locks.release(lease)  # it was ended while we looked: by another delivery, or by a cancel
@@ -124,9 +125,9 @@ def _count_try(run: Run) -> bool:
         message = f"the commit died {run.stage_tries} times; its process was killed, or lost the database"
         moves.settle(run.run_id, runs.FAILED, error_code="POISON", error_message=message)
         return False
-    Run.update(stage_tries=Run.stage_tries + 1, deadline_at=clock() + resources.settings().run_deadline_ms).where(
-        Run.run_id == run.run_id
-    ).execute()
+    deadline_at = clock() + resources.settings().run_deadline_ms
+    tried = Run.update(stage_tries=Run.stage_tries + 1, deadline_at=deadline_at, sends=0)
+    tried.where(Run.run_id == run.run_id).execute()
     return True
 
 
@@ -191,7 +192,7 @@ def _write_entity(work: _Work, entity: plan.Entity) -> None:
         known[plan.OWN] = own.observed_at
     else:
         entity_id = local.entity_id
-        is_equal = local.version.updated_at == value.updated_at
+        is_equal = staleness.is_same_moment(local.version.updated_at, value.updated_at)
         if is_equal and staleness.is_observed_later(known.get(plan.OWN), own.observed_at, now=now):
             # Another run of it read this endpoint after us, though it began before us; GitLab does not always move
             # `updated_at`, so its answer is kept.
