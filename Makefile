@@ -9,11 +9,12 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 export MYPY_CACHE_DIR ?= $(VENV)/cache/mypy
 export RUFF_CACHE_DIR ?= $(VENV)/cache/ruff
 
-.PHONY: help setup demo test check fast slow lock clean
+.PHONY: help setup demo test check fast slow chaos lock clean
 
 help:
 	@echo 'make demo    the main job for real: demo GitLab, Redis-protocol server, workers, lore-submit, the ledger'
 	@echo 'make test    every check and every test'
+	@echo 'make chaos   minutes of kills, stalls and faults on both databases; prints what it did and found'
 	@echo 'make lock    resolve the dependencies anew into requirements.lock (needs uv)'
 
 setup: $(READY)
@@ -41,6 +42,10 @@ fast: setup
 
 slow: setup
 	$(BIN)/python -m pytest -m slow -q -p no:cacheprovider
+
+chaos: setup
+	$(BIN)/python tests/chaos/chaos.py --database sqlite --seconds 60 --seed 7
+	$(BIN)/python tests/chaos/chaos.py --database postgresql --seconds 60 --seed 7
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
