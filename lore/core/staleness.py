@@ -38,7 +38,7 @@ def is_stale(payload: Version, local: Version | None, *, now: int) -> bool:
 
 
 def is_same_moment(one: int, other: int) -> bool:
-    """Tell whether two of GitLab's `updated_at` may be the same: one without milliseconds stands for its whole second."""
+    """Tell whether two `updated_at` may be the same: one without milliseconds stands for its whole second."""
     return one == other or (one // 1000 == other // 1000 and 0 in (one % 1000, other % 1000))
 
 
