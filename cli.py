@@ -181,11 +181,15 @@ def sweep(call: Call) -> None:
 
     Workers and runs without Redis do so themselves, every second.
     """
-    _open(call.settings(), needs_token=False)
+    settings = call.settings()
+    _open(settings, needs_token=False)
+    import workers
     from lore.terminal import show_fields
     from workers import upkeep
 
     counts = upkeep.sweep()
+    if not settings.is_embedded:
+        workers.require_broker()
     call.done({"swept": counts}, show=lambda: show_fields(counts, title="swept" if counts else "nothing to sweep"))
 
 

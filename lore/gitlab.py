@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
@@ -169,6 +170,16 @@ class GitLab:
             PassingError: What can pass: 408, 429, 5xx, no answer, a body that broke off.
             SettingError: TLS_UNTRUSTED, or a proxy that cannot be used.
         """
+        with self._auth.kept_out_of_errors():
+            return self._get(path, params, etag, before_request)
+
+    def _get(
+        self,
+        path: str,
+        params: Mapping[str, str | int] | None,
+        etag: str | None,
+        before_request: Callable[[], None] | None,
+    ) -> Answer:
         url = self._url(path, params)
         requests = 0
         elapsed_s = 0.0
@@ -242,7 +253,10 @@ class GitLab:
             PassingError: LIST_UNSTABLE, it changed during three walks; or see `get`.
             RefusedError: GITLAB_BAD_PAYLOAD; or see `get`.
         """
-        reading = _ListReading(self, path, endpoint, before_request, keep_page)
+        with self._auth.kept_out_of_errors():
+            return self._read_list(_ListReading(self, path, endpoint, before_request, keep_page), restart)
+
+    def _read_list(self, reading: _ListReading, restart: Callable[[], None]) -> ListRead:
         for walk in range(1, MAX_WALKS + 1):
             if walk > 1:
                 restart()
@@ -256,7 +270,7 @@ class GitLab:
                     walks=walk,
                     path=reading.path,
                 )
-        raise PassingError("LIST_UNSTABLE", f"{path} changed each of the {MAX_WALKS} times it was read")
+        raise PassingError("LIST_UNSTABLE", f"{reading.path} changed each of the {MAX_WALKS} times it was read")
 
     def version(self) -> payloads.ServerVersion:
         """Return the server's version; needs a token."""
@@ -348,9 +362,10 @@ class _ListReading:
                 raise _bad_payload(self.path, f"the list has more than {MAX_PAGES} pages")
             answer = self._ask(number, None)
             ids = self._validated_ids(answer)
-            if self._endpoint.is_paged and len(ids) >= PER_PAGE and not answer.has_paging:
-                # GitLab always says; what stands between has not passed it on, and ending here would delete the rest.
-                raise _bad_payload(self.path, f"page {number} is full and does not say whether another one follows")
+            if number == 1 and self._endpoint.is_paged and ids and not answer.has_paging:
+                # GitLab always says, and a page that is not full need not be the last: what stands between has not
+                # passed it on, and to end here would delete the rest of what the mirror holds.
+                raise _bad_payload(self.path, "it does not say whether another page follows")
             if answer.next_page is not None and answer.next_page <= number:
                 raise _bad_payload(self.path, f"page {number} is followed by page {answer.next_page}")
             self._keep_page(number, answer.body)
@@ -404,6 +419,21 @@ class _TokenAuth(httpx.Auth):
     def is_in(self, text: str) -> bool:
         """Tell whether a text shows the token."""
         return self._token.reveal() in text
+
+    @contextmanager
+    def kept_out_of_errors(self) -> Iterator[None]:
+        """Take the token out of an error that quotes GitLab: a redirect or a content type can say it to us.
+
+        In any case of its letters, as some of what is quoted was folded before.
+        """
+        try:
+            yield
+        except GitLabError as error:
+            token = self._token.reveal()
+            spellings = "|".join(re.escape(text) for text in (token, quote(token, safe="")))
+            error.message = re.sub(spellings, "***", error.message, flags=re.IGNORECASE)
+            error.args = (error.message,)
+            raise
 
 
 def _api_root(base_url: str) -> httpx.URL:

@@ -375,6 +375,9 @@ def _parse_database_url(text: str, environ: Mapping[str, str]) -> str:
     scheme = text.split("://", 1)[0].lower() if "://" in text else "path"
     if scheme in ("postgresql", "postgres"):
         url = _split(text, allowed)
+        if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+            # The driver would say so by quoting what stands around it, which may be the password.
+            raise ValueError(f"{allowed}; a % in it is written %25")
         # The driver would name the part of a password that it stumbles over.
         said = url.netloc.rpartition("@")[0]
         if "@" in said or re.search(r"\s|%(?![0-9A-Fa-f]{2})", said):

@@ -93,7 +93,9 @@ CODES: dict[str, Code] = {
     "HOST_MISMATCH": Code("a REF or git remote on another host than LORE_GITLAB_URL", Exit.USAGE, ("lore doctor",)),
     "SEVERAL_PROJECTS": Code("a run is of one project, several were named", Exit.USAGE),
     "NO_PROJECT": Code("no project was named or found", Exit.USAGE, ("lore-submit --help",)),
-    "AMBIGUOUS_PROJECT": Code("a short project name fits several projects of the mirror", Exit.USAGE),
+    "AMBIGUOUS_PROJECT": Code(
+        "a short project name fits several projects of the mirror", Exit.USAGE, ("lore sync-runs",)
+    ),
     "CONFLICTING_OPTIONS": Code("two options that exclude each other", Exit.USAGE, ("{command} --help",)),
     "NO_DOCS_REQUIRES_NO_EMBED": Code("--no-docs needs --no-embed: no documents, no embedding", Exit.USAGE),
     "AMBIGUOUS_RUN": Code("a run id prefix fits several runs", Exit.USAGE, ("lore sync-runs",)),
@@ -159,8 +161,6 @@ CODES: dict[str, Code] = {
     "RUN_DEADLINE": Code("the run's stage took longer than LORE_RUN_DEADLINE", Exit.PREFLIGHT, (_LOOK, _RETRY)),
     "POISON": Code("whoever worked on it died or was lost, three times", Exit.INGEST, (_LOOK, _RETRY)),
     "INGEST_FAILED": Code("the commit failed and was rolled back", Exit.INGEST, (_LOOK, _RETRY)),
-    "DOCUMENTS_FAILED": Code("content is committed, its documents could not be built", Exit.DOCUMENTS, (_LOOK, _RETRY)),
-    "EMBEDDING_FAILED": Code("documents are built, they could not be embedded", Exit.DOCUMENTS, (_LOOK, _RETRY)),
     "RUN_CANCELLED": Code("the run was cancelled", Exit.CANCELLED, (_RETRY,)),
     "STILL_RUNNING": Code(
         "the run had not ended at --timeout",
