@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import ssl
@@ -22,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import certificates
 import click
 import dramatiq
 import dramatiq.worker
@@ -185,16 +185,8 @@ def two_projects(world: World) -> None:
 
 
 def untrusted(world: World) -> None:
-    """Serve TLS with a certificate that vouches for itself."""
-    openssl = shutil.which("openssl")
-    assert openssl is not None, "openssl makes the certificate"
-    cert, key = world.tmp_path / "cert.pem", world.tmp_path / "key.pem"
-    subject = ["-subj", "/CN=lore", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject],
-        check=True,
-        capture_output=True,
-    )
+    """Serve TLS with a certificate of an authority that is in no trust store."""
+    cert, key = certificates.make(world.tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
-import shutil
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 import time
 import traceback
@@ -17,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import certificates
 import httpx
 import pytest
 
@@ -422,21 +421,8 @@ def test_a_header_that_cannot_be_sent_is_not_shown() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl on PATH to make a certificate with")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lore test",
-            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert),
-        ],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    return cert, key
+    """A certificate for 127.0.0.1 with its authority, which is in no trust store, and its key."""
+    return certificates.make(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ The waits of 3 and 5 s between the tries are Dramatiq's own.
 from __future__ import annotations
 
 import logging
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import certificates
 import dramatiq
 import pytest
 import redis
@@ -355,12 +355,7 @@ def test_no_error_and_no_log_line_holds_the_password(on_port: bool, caplog: pyte
 @contextmanager
 def tls_in_front(port: int, folder: Path) -> Iterator[int]:
     """Serve TLS on a free port and pass the bytes on; the certificate is `cert.pem`."""
-    openssl = shutil.which("openssl")
-    assert openssl is not None, "no openssl on PATH to make a certificate with"
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lore test"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(command, check=True, capture_output=True)
+    cert, key = certificates.make(folder)
     proxy = subprocess.Popen(
         [sys.executable, "-c", _TLS_PROXY, str(cert), str(key), str(port)],
         stdin=subprocess.PIPE,
