@@ -69,7 +69,7 @@ class Code:
     """One public error code.
 
     Attributes:
-        meaning: One line for people; shown by `lore doctor --help` and in the README.
+        meaning: One line for people.
         exit: The status of a command that ends with this error.
         actions: Commands that help, as templates over the error's context; one whose context is missing is left out.
         dooms_run: Met by any task, it ends the whole run: no other entity could fare better.
