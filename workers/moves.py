@@ -24,9 +24,6 @@ from models.queue import StagedPayload, Task, staged_bodies
 
 log = structlog.get_logger(__name__)
 
-# The stages this version builds; the next ones are appended as they come.
-BUILT_STAGES = (runs.STAGE_PREFLIGHT, runs.STAGE_INGEST)
-
 
 def record(run_id: str, event: str, *, stage: str, entity: str | None = None, **detail: Any) -> None:
     """Add a line to the run's timeline."""
