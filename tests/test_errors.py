@@ -44,8 +44,7 @@ from workers.broker import build_broker
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = [
-    *(path for folder in ("lore", "models", "workers") for path in sorted((ROOT / folder).rglob("*.py"))),
-    ROOT / "cli.py",
+    *(path for folder in ("cli", "lore", "models", "workers") for path in sorted((ROOT / folder).rglob("*.py"))),
 ]
 WORKING = dramatiq.worker._WorkerThread
 RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}-[0-9a-f]{8}")

@@ -1,0 +1,5 @@
+"""`python -m cli` is `lore`."""
+
+from cli import lore
+
+lore()

@@ -1,0 +1,110 @@
+"""How a command stays with a run: does it here or waits for it, shows how it gets on, and reports."""
+# ruff: noqa: PLC0415  # what a command needs is imported when it is called
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from lore.door import Call
+
+if TYPE_CHECKING:
+    from lore.settings import Settings
+
+
+def carry_on(
+    call: Call,
+    settings: Settings,
+    runs: ModuleType,
+    submitted: Any,
+    *,
+    will_wait: bool | None,
+    timeout_s: float | None = None,
+    is_quiet: bool = False,
+    follows: bool = False,
+) -> None:
+    """Do the run here, wait for it, or leave it to a worker, and report."""
+    run_id = submitted.run_id
+    is_here = settings.is_embedded and will_wait is not False
+    was_waited_for = is_here or bool(will_wait) or timeout_s is not None
+    if settings.is_embedded and not is_here:
+        call.warn("LEFT_QUEUED", f"run {run_id} is queued; a worker does it: lore worker")
+    elif not is_here and not submitted.is_sent:
+        call.warn(
+            "BROKER_UNREACHABLE", f"Redis does not answer: run {run_id} stays queued, and a worker sends it later"
+        )
+    elif not is_here and not runs.has_live_worker():
+        call.warn("NO_LIVE_WORKER", f"no worker is alive to take run {run_id}; start one: lore worker")
+    if was_waited_for:
+        with progress(call, runs, run_id, follows=follows, is_quiet=is_quiet) as on_change:
+            if is_here:
+                _do_here(runs, run_id, timeout_s=timeout_s, on_change=on_change)
+            else:
+                wait(runs, run_id, timeout_s=timeout_s, on_change=on_change)
+    report(call, runs, run_id, was_waited_for=was_waited_for, is_quiet=is_quiet)
+
+
+def _do_here(runs: ModuleType, run_id: str, *, timeout_s: float | None, on_change: Callable[[], None]) -> None:
+    from lore.core.errors import LoreError
+    from workers import embedded
+
+    try:
+        embedded.run_to_end(run_id, timeout_s=timeout_s, on_change=on_change)
+    except KeyboardInterrupt:
+        try:
+            runs.cancel(run_id, why="cancelled by Ctrl-C")
+        except LoreError as error:
+            if error.code != "RUN_ENDED":
+                raise
+
+
+def wait(runs: ModuleType, run_id: str, *, timeout_s: float | None, on_change: Callable[[], None]) -> None:
+    """Wait for the end of a run that others do; Ctrl-C detaches.
+
+    Raises:
+        RunError: DETACHED, or STILL_RUNNING.
+    """
+    from lore.core.errors import RunError
+
+    try:
+        has_ended = runs.wait(run_id, timeout_s=timeout_s, on_change=on_change)
+    except KeyboardInterrupt:
+        raise RunError("DETACHED", f"run {run_id} goes on without us", run_id=run_id) from None
+    if not has_ended:
+        raise RunError("STILL_RUNNING", f"run {run_id} had not ended after {timeout_s or 0:g} s", run_id=run_id)
+
+
+@contextlib.contextmanager
+def progress(
+    call: Call, runs: ModuleType, run_id: str, *, follows: bool, is_quiet: bool = False
+) -> Iterator[Callable[[], None]]:
+    """Show how a run gets on while the block waits; yields what to call after each change."""
+    from lore.terminal import Follower, watching
+
+    if follows:
+        follower = Follower(lambda after_id: runs.read_events(run_id, after_id), is_robot=call.is_robot)
+        follower()
+        try:
+            yield follower
+        finally:
+            follower()
+    elif is_quiet or call.is_robot:
+        yield lambda: None
+    else:
+        with watching(lambda: {"run": runs.read_run(run_id), "tasks": runs.read_progress(run_id)}) as on_change:
+            yield on_change
+
+
+def report(call: Call, runs: ModuleType, run_id: str, *, was_waited_for: bool, is_quiet: bool) -> None:
+    """Answer with the run and its entities; a run that was waited for and failed is the command's error."""
+    from lore.terminal import show_run
+
+    run, entities = runs.read_run(run_id), runs.read_entities(run_id)
+    error = runs.error_of(run_id) if was_waited_for else None
+    show = None if is_quiet else lambda: show_run(run, entities, with_error=error is None)
+    call.done({"run": run, "entities": entities}, show=show)
+    call.shows_failures = is_quiet
+    if error is not None:
+        raise error

@@ -1,0 +1,83 @@
+"""The runs of the ledger: show, follow, retry and cancel them, and move on what was left behind."""
+# ruff: noqa: PLC0415  # what a command needs is imported when it is called
+
+from __future__ import annotations
+
+import click
+
+from cli.following import carry_on, progress, report, wait
+from cli.opening import open_ledger, open_workers
+from lore.door import Call, Door
+
+MOST_LISTED = 10_000
+
+
+@click.command("sync-runs", cls=Door, example="lore sync-runs --run-id last --follow")
+@click.option("--run-id", metavar="RUN", help="One run: its id, the beginning of it, or last.")
+@click.option("--retry-failed", is_flag=True, help="Open a run for the entities that did not land.")
+@click.option("--follow", is_flag=True, help="Print its events as they come, until it ends.")
+@click.option("--status", metavar="STATUS", help="Only runs with this status.")
+@click.option("--limit", type=click.IntRange(1, MOST_LISTED), metavar="N", help="So many runs, newest first (20).")
+@click.pass_obj
+def sync_runs(  # noqa: PLR0917  # click calls it by name
+    call: Call, run_id: str | None, retry_failed: bool, follow: bool, status: str | None, limit: int | None
+) -> None:
+    """Show the runs of the ledger."""
+    if run_id is None and (retry_failed or follow):
+        raise click.UsageError("--retry-failed and --follow need --run-id")
+    if run_id is not None and (status is not None or limit is not None):
+        raise click.UsageError("--status and --limit are for the list of runs, not with --run-id")
+    if status is not None:
+        from lore.core.runs import STATUSES
+
+        if status not in STATUSES:
+            raise click.UsageError(f"a run has one of the statuses {', '.join(STATUSES)}, not {status!r}")
+    settings = call.settings()
+    runs = open_workers(settings, needs_token=True) if retry_failed else open_ledger(settings)
+    if run_id is None:
+        from lore.terminal import show_runs
+
+        listed = runs.list_runs(status, limit or 20)
+        call.done({"runs": listed}, show=lambda: show_runs(listed))
+        return
+    run_id = runs.find_run(run_id)
+    if retry_failed:
+        carry_on(call, settings, runs, runs.retry(run_id), will_wait=follow or None, follows=follow)
+        return
+    if follow:
+        with progress(call, runs, run_id, follows=True) as on_change:
+            wait(runs, run_id, timeout_s=None, on_change=on_change)
+    report(call, runs, run_id, was_waited_for=follow, is_quiet=False)
+
+
+@click.command(cls=Door, example="lore cancel last")
+@click.argument("run", metavar="RUN")
+@click.pass_obj
+def cancel(call: Call, run: str) -> None:
+    """Cancel a run that has not ended.
+
+    RUN is an id, the beginning of one, or last. What the run has committed stays.
+    """
+    runs = open_workers(call.settings(), needs_token=False)
+    run_id = runs.find_run(run)
+    runs.cancel(run_id, why="cancelled by lore cancel")
+    report(call, runs, run_id, was_waited_for=False, is_quiet=False)
+
+
+@click.command(cls=Door, example="lore sweep")
+@click.pass_obj
+def sweep(call: Call) -> None:
+    """Move on every run that was left behind.
+
+    Workers and runs without Redis do so themselves, every second.
+    """
+    settings = call.settings()
+    open_workers(settings, needs_token=False)
+    import workers
+    from lore.terminal import show_fields
+    from workers import upkeep
+
+    counts = upkeep.sweep()
+    if not settings.is_embedded:
+        workers.require_broker()
+    call.done({"swept": counts}, show=lambda: show_fields(counts, title="swept" if counts else "nothing to sweep"))

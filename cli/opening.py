@@ -1,0 +1,84 @@
+"""What the commands have in common before they begin: which project and entities are meant, and what is opened."""
+# ruff: noqa: PLC0415  # what a command needs is imported when it is called
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import click
+
+from lore.door import Call
+
+if TYPE_CHECKING:
+    from lore.core.errors import LoreError
+    from lore.core.refs import Ref, Selection
+    from lore.settings import Settings
+
+project_option = click.option(
+    "-p", "--project", metavar="PROJECT", help="Full path, numeric id or URL; else LORE_PROJECT, else the git remote."
+)
+
+
+def select(settings: Settings, named: Sequence[Ref], *, options: Sequence[str]) -> Selection:
+    """Return the project and entities that were named; the remote of the checkout is only looked at if need be."""
+    from lore.core.refs import no_project, parse_project, project_of_remote, select
+
+    is_option = settings.sources["project"] == "option"
+    project = None
+    if settings.project and (is_option or any(ref.project is None for ref in named)):
+        project = parse_project(settings.project, base_url=settings.gitlab_url)
+    elif any(ref.project is None for ref in named):
+        remote = origin_remote()
+        project = project_of_remote(remote, base_url=settings.gitlab_url) if remote else None
+        if project is None:
+            raise no_project(settings.gitlab_url)
+    return select(named, project=project, options=options)
+
+
+def origin_remote() -> str | None:
+    """Return the remote origin of the git checkout around the current folder; None where there is none."""
+    import subprocess
+
+    try:
+        found = subprocess.run(
+            ["git", "remote", "get-url", "origin"],  # noqa: S607  # git is where the user's PATH says
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=5,
+            check=True,
+            text=True,
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return found.stdout.strip() or None
+
+
+def open_ledger(settings: Settings) -> ModuleType:
+    """Open the database alone, and return `workers.runs`: what only reads works while Redis is down."""
+    import workers
+
+    workers.open_ledger(settings)
+    from workers import runs
+
+    return runs
+
+
+def open_workers(settings: Settings, *, needs_token: bool) -> ModuleType:
+    """Open database and broker, and return `workers.runs`."""
+    if needs_token:
+        settings.require_token()
+    import workers
+
+    workers.open_workers(settings)
+    from workers import runs
+
+    return runs
+
+
+def conflict(call: Call, one: str, other: str) -> LoreError:
+    """Return the error for two options that exclude each other."""
+    from lore.core.errors import UsageError
+
+    return UsageError("CONFLICTING_OPTIONS", f"{one} and {other} exclude each other", command=call.command)
