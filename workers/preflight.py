@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 # A wait shorter than this is spent inside the claim; a longer one is written into the row.
 INLINE_WAIT_MS = 1_000
-_PAUSED = PassingError("GITLAB_RATE_LIMITED", "GitLab asked every worker to wait")
+_PAUSED = PassingError("GITLAB_RATE_LIMITED", "GitLab asks to wait: every request to it is paused")
 
 
 @actor("preflight")
