@@ -14,6 +14,7 @@ import click
 from cli.ledger import cancel, sweep, sync_runs
 from cli.operating import demo, doctor, worker
 from cli.reading import show
+from cli.shapes import TEXT, record
 from cli.submitting import submit, submit_too, sync
 from lore.door import Call, Door, Doors, run, version
 
@@ -24,7 +25,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, is_asked: bool) -
         ctx.exit()
 
 
-@click.group("lore", cls=Doors, example="lore sync-runs --run-id last")
+@click.group("lore", cls=Doors, example="lore sync-runs --run-id last", writes=False)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Its version."
 )
@@ -32,7 +33,7 @@ def commands() -> None:
     """Keep a local, searchable mirror of GitLab issues and merge requests."""
 
 
-@click.command(cls=Door, example='eval "$(lore completion bash)"')
+@click.command(cls=Door, example='eval "$(lore completion bash)"', data=record(shell=TEXT, script=TEXT), writes=False)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_obj
 def completion(call: Call, shell: str) -> None:

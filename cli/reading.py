@@ -6,10 +6,17 @@ from __future__ import annotations
 import click
 
 from cli.opening import open_ledger, project_option, select
-from lore.door import Call, Door
+from cli.shapes import SHOWN
+from lore.door import Call, Door, Tool
 
 
-@click.command(cls=Door, example="lore show 'group/project!12'")
+@click.command(
+    cls=Door,
+    example="lore show 'group/project!12'",
+    data=SHOWN,
+    writes=False,
+    tools=[Tool("show", ("ref", "project"))],
+)
 @click.argument("ref", metavar="REF")
 @project_option
 @click.pass_obj

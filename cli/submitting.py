@@ -12,7 +12,8 @@ import click
 
 from cli.following import carry_on
 from cli.opening import conflict, open_workers, project_option, select
-from lore.door import Call, Door
+from cli.shapes import PLAN, RUN_AND_ENTITIES, either
+from lore.door import Call, Door, Tool
 
 if TYPE_CHECKING:
     from lore.core.errors import LoreError
@@ -63,22 +64,39 @@ itself. With Redis the run is queued and its id printed; without, it is done at 
 
 _SUBMIT_EXAMPLE = "lore-submit --mr 12 --issue 7 -p group/project --wait"
 
+_SUBMITTED = either(RUN_AND_ENTITIES, PLAN)
 
-@click.command("lore-submit", cls=Door, help=_SUBMIT_HELP, example=_SUBMIT_EXAMPLE)
+
+@click.command("lore-submit", cls=Door, help=_SUBMIT_HELP, example=_SUBMIT_EXAMPLE, data=_SUBMITTED)
 @_submit_options
 def submit(call: Call, **asked: Any) -> None:
     """Open a run."""
     _submit(call, **asked)
 
 
-@click.command("submit", cls=Door, help=_SUBMIT_HELP, example="lore submit --mr 12 --issue 7 -p group/project --wait")
+@click.command(
+    "submit",
+    cls=Door,
+    help=_SUBMIT_HELP,
+    example="lore submit --mr 12 --issue 7 -p group/project --wait",
+    data=_SUBMITTED,
+    tools=[
+        Tool(
+            "submit",
+            ("refs", "project", "preflight_only"),
+            always=("--trigger", "mcp"),
+            writes=True,
+            help="Fetch exactly the named issues and merge requests from GitLab into the mirror, all or nothing.",
+        )
+    ],
+)
 @_submit_options
 def submit_too(call: Call, **asked: Any) -> None:
     """Open a run."""
     _submit(call, **asked)
 
 
-@click.command("sync", cls=Door, example="lore sync --mr 12 -p group/project")
+@click.command("sync", cls=Door, example="lore sync --mr 12 -p group/project", data=_SUBMITTED)
 @_submit_options
 def sync(call: Call, **asked: Any) -> None:
     """Refresh the named entities and wait.

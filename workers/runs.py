@@ -192,13 +192,21 @@ def read_run(run_id: str) -> dict[str, Any]:
         return _views([Run.get_by_id(run_id)])[0]
 
 
-def list_runs(status: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
-    """Return `data.run` of the newest runs, newest first."""
+def list_runs(status: str | None = None, limit: int = 20, before: str | None = None) -> list[dict[str, Any]]:
+    """Return `data.run` of the newest runs, newest first.
+
+    Args:
+        status: Only runs with this status.
+        limit: At most so many.
+        before: Only runs older than this one; a run's id begins with when it was created.
+    """
     with read():
         query = Run.select().limit(limit)
+        if before is not None:
+            query = query.where(Run.run_id < before)
         if status is None:
             return _views(list(query.order_by(Run.run_id.desc())))
-        return _views(list(query.where(Run.status == status).order_by(Run.created_at.desc())))
+        return _views(list(query.where(Run.status == status).order_by(Run.created_at.desc(), Run.run_id.desc())))
 
 
 def read_entities(run_id: str) -> list[dict[str, Any]]:
