@@ -11,6 +11,7 @@ import sys
 
 import click
 
+from cli.agents import robot_docs
 from cli.ledger import cancel, sweep, sync_runs
 from cli.operating import demo, doctor, worker
 from cli.reading import show
@@ -49,7 +50,7 @@ def completion(call: Call, shell: str) -> None:
     call.done({"shell": shell, "script": script}, show=lambda: click.echo(script, nl=False))
 
 
-for _command in (submit_too, sync, sync_runs, cancel, sweep, worker, show, doctor, demo, completion):
+for _command in (submit_too, sync, sync_runs, cancel, sweep, worker, show, doctor, demo, robot_docs, completion):
     commands.add_command(_command)
 
 

@@ -97,7 +97,7 @@ PLAN = record(
         project=TEXT,
         entities=rows(record(entity_type=ENTITY_TYPE, iid=WHOLE)),
         options=record(mode=TEXT, docs=TRUTH, embed=TRUTH),
-        requests=rows(record(entity_type=maybe(ENTITY_TYPE), iid=maybe(WHOLE), job_type=TEXT, path=TEXT)),
+        requests=rows(record(entity_type=TEXT, iid=WHOLE, job_type=TEXT, path=TEXT)),
     )
 )
 

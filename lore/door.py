@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from lore.core.errors import LoreError
@@ -240,7 +241,7 @@ class Doors(Door, click.Group):
 
 def _page_options() -> list[click.Option]:
     def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-        if value is not None:
+        if ctx.get_parameter_source(str(param.name)) is not ParameterSource.DEFAULT:
             setattr(ctx.obj, str(param.name), value)
 
     rows = click.IntRange(1, MOST_LISTED)
@@ -248,6 +249,7 @@ def _page_options() -> list[click.Option]:
         click.Option(
             ["-n", "--limit"],
             type=rows,
+            default=LISTED,
             metavar="N",
             expose_value=False,
             callback=keep,
