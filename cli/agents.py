@@ -1,4 +1,4 @@
-"""For programs that call lore: what the commands are, and the commands as tools of an MCP server."""
+"""For programs that call lore: what the commands are."""
 # what a command needs is imported when it is called
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import click
 from cli.following import carry_on, progress, report, wait
 from cli.opening import open_ledger, open_workers
 from cli.shapes import RUN, RUN_AND_ENTITIES, WHOLE, either, mapping, record, rows
-from lore.door import Call, Door, Tool
+from lore.door import Call, Door
 
 
 @click.command(
@@ -19,16 +19,6 @@ from lore.door import Call, Door, Tool
     writes=False,
     writes_with=["--retry-failed"],
     listed="runs",
-    tools=[
-        Tool("runs", ("run_id", "status"), help="Show the newest runs of the ledger, or one run and its entities."),
-        Tool(
-            "retry",
-            ("run_id",),
-            always=("--retry-failed",),
-            writes=True,
-            help="Open a run for the entities of a run that did not land.",
-        ),
-    ],
 )
 @click.option("--run-id", metavar="RUN", help="One run: its id, the beginning of it, or last.")
 @click.option("--retry-failed", is_flag=True, help="Open a run for the entities that did not land.")

@@ -1,4 +1,4 @@
-"""What the commands are, read from the commands themselves: for `lore robot-docs`, and for the tools of `lore mcp`."""
+"""What the commands are, read from the commands themselves, for `lore robot-docs`."""
 # ruff: noqa: PLC0415  # what a command needs is imported when it is called
 
 from __future__ import annotations

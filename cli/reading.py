@@ -7,7 +7,7 @@ import click
 
 from cli.opening import open_ledger, project_option, select
 from cli.shapes import SHOWN
-from lore.door import Call, Door, Tool
+from lore.door import Call, Door
 
 
 @click.command(
@@ -15,7 +15,6 @@ from lore.door import Call, Door, Tool
     example="lore show 'group/project!12'",
     data=SHOWN,
     writes=False,
-    tools=[Tool("show", ("ref", "project"))],
 )
 @click.argument("ref", metavar="REF")
 @project_option

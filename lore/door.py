@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -163,24 +163,6 @@ def _asked() -> int:
     return zlib.crc32(repr((context.info_name, sorted(context.params.items()))).encode())
 
 
-class Tool(NamedTuple):
-    """How `lore mcp` offers a command.
-
-    Attributes:
-        name: The tool's name.
-        takes: The command's parameters that a caller of the tool may give.
-        always: Words that every call has.
-        writes: Whether it is only offered with `--allow-submit`.
-        help: What it does; empty: what the command's help says.
-    """
-
-    name: str
-    takes: tuple[str, ...]
-    always: tuple[str, ...] = ()
-    writes: bool = False
-    help: str = ""
-
-
 class Door(click.Command):
     """A command with `--robot`, an example, and its exit statuses in the help.
 
@@ -190,7 +172,6 @@ class Door(click.Command):
         writes: Whether it changes anything; a slip in such a command is never corrected.
         writes_with: The options with which a command that only reads writes all the same.
         listed: The list in its data of which `-n` and `--after` ask a page (see `Call.page`).
-        tools: How `lore mcp` offers it.
     """
 
     def __init__(
@@ -201,7 +182,6 @@ class Door(click.Command):
         writes: bool = True,
         writes_with: Sequence[str] = (),
         listed: str = "",
-        tools: Sequence[Tool] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -210,7 +190,6 @@ class Door(click.Command):
         self.writes = writes
         self.writes_with = writes_with
         self.listed = listed
-        self.tools = tools
         if listed:
             self.params += _page_options()
         if data is not None:
