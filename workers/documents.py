@@ -54,9 +54,7 @@ def _build_all(held: stages.Held) -> str:
             # One bad text keeps nobody else's from being built, so that one run names every failure.
             log.exception("documents_failed", entity=plan.entity_name(entity.entity_type, entity.iid))
             message = f"its documents could not be built: {type(error).__name__}"
-            failures.append(
-                Failure(entity.entity_type, entity.iid, runs.STAGE_DOCUMENTS, "DOCUMENTS_FAILED", message)
-            )
+            failures.append(Failure(entity.entity_type, entity.iid, runs.STAGE_DOCUMENTS, "DOCUMENTS_FAILED", message))
     with write():
         stages.renew(held)
         built = RunDocument.select().where(RunDocument.run == held.run_id).count()
@@ -100,8 +98,8 @@ def _build(held: stages.Held, entity: plan.Entity) -> None:
             stage=runs.STAGE_DOCUMENTS,
             entity=plan.entity_name(entity.entity_type, entity.iid),
             documents=len(saved.ids),
-            changed=saved.changed,
-            deleted=saved.deleted,
+            changed=len(saved.changed),
+            deleted=len(saved.deleted),
         )
 
 
@@ -109,7 +107,7 @@ def _regenerate(entity_type: str, entity_id: int) -> tables.Saved:
     """Make the documents of an entity what its content says now, in the caller's transaction."""
     source = tables.load_source(entity_type, entity_id)
     if source is None:
-        return tables.Saved(ids=[], changed=0, deleted=tables.delete_of(entity_type, entity_id))
+        return tables.Saved(ids=[], changed=[], deleted=tables.delete_of(entity_type, entity_id))
     return tables.save(source, texts.build(source))
 
 

@@ -6,11 +6,13 @@ changed meanwhile is read again. An unchanged chunk keeps its vector.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import structlog
 
 from lore.core import plan, runs
@@ -20,7 +22,7 @@ from models.base import read, write
 from models.content import ENTITY_TABLES
 from models.documents import Document
 from models.ledger import RunDocument, RunEntity
-from models.vectors import Pending
+from models.vectors import Pending, Vector
 from workers import moves, resources, stages
 from workers.actors import actor
 
@@ -176,8 +178,7 @@ class _Batch:
         """
         done: list[int] = []
         while self.waiting or self.entities:
-            made = [(document, self._chunks(document)) for document in self.waiting]
-            made = self._computed(made)
+            made = self._compute()
             changed = []
             with write():
                 before()
@@ -196,3 +197,29 @@ class _Batch:
             else:
                 self.entities = []
         return done
+
+    def _compute(self) -> list[tuple[Pending, list[Vector]]]:
+        """Return the vectors of what waits; of a chunk whose text was embedded before, the one it has."""
+        texts_by_hash: dict[str, str] = {}
+        chunks: list[tuple[Pending, list[str]]] = []
+        vectors_by_hash: dict[str, Vector] = {}
+        for document in self.waiting:
+            its = {_hash(text): text for text in self.embedder.split(document.content)}
+            chunks.append((document, list(its)))
+            texts_by_hash |= its
+            if self.reuses:
+                with read():
+                    vectors_by_hash |= vectors.known(document.document_id, self.embedder.model)
+        new = [one for one in texts_by_hash if one not in vectors_by_hash]
+        for start in range(0, len(new), self.embedder.batch_size):
+            batch = new[start : start + self.embedder.batch_size]
+            made = self.embedder.embed([texts_by_hash[one] for one in batch])
+            for chunk_hash, row in zip(batch, made, strict=True):
+                vectors_by_hash[chunk_hash] = vectors.Vector(
+                    chunk_hash, row.astype("<f4").tobytes(), np.packbits(row > 0).tobytes()
+                )
+        return [(document, [vectors_by_hash[one] for one in its]) for document, its in chunks]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -76,7 +76,19 @@ def embedder() -> Embedder | None:
         if not _has_embedder:
             from lore.embeddings import build_embedder  # noqa: PLC0415  # numpy and a model, for who embeds only
 
-            _embedder, _has_embedder = build_embedder(settings()), True
+            now = settings()
+            _embedder = build_embedder(
+                now.embeddings,
+                url=now.embeddings_url,
+                model=now.embeddings_model,
+                token=now.embeddings_token,
+                ca_file=str(now.ca_file) if now.ca_file else None,
+                timeout_s=now.embeddings_timeout_s,
+                version=__version__,
+            )
+            if _embedder is not None:
+                _opened.callback(_embedder.close)
+            _has_embedder = True
         return _embedder
 
 

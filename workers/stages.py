@@ -49,7 +49,7 @@ def take(run_id: str, status: str) -> Held | None:
             return None
         run = Run.get_by_id(run_id)
         options = moves.options_of(run)
-        if run.status != status and options.starts_at != status:
+        if status not in (run.status, options.starts_at):
             return None
         if run.stage_owner is not None and run.stage_until >= now_ms():
             return None
