@@ -160,11 +160,16 @@ def refused(code: str = "GITLAB_NOT_FOUND") -> RefusedError:
     return RefusedError(code, f"GitLab said {code}")
 
 
-def submit(*entities: Entity, mode: Any = "commit", project: str = PROJECT) -> str:
+# A run that ends with its commit.
+CONTENT_ONLY = RunOptions(docs=False, embed=False)
+
+
+def submit(*entities: Entity, mode: Any = "commit", project: str = PROJECT, **options: Any) -> str:
     from workers import runs
 
+    asked = RunOptions(mode=mode, **options)
     return runs.submit(
-        gitlab_url=GITLAB_URL, project=project, entities=entities or (MR_12, ISSUE_7), options=RunOptions(mode=mode)
+        gitlab_url=GITLAB_URL, project=project, entities=entities or (MR_12, ISSUE_7), options=asked
     ).run_id
 
 
