@@ -234,7 +234,7 @@ def _name(source: Source) -> str:
 
 
 def _date(at_ms: int) -> str:
-    return (_EPOCH + timedelta(milliseconds=at_ms)).strftime("%Y-%m-%d %H:%M")
+    return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(" ")[:16]
 
 
 def _clean(text: str, limit: int, length: int | None, what: str) -> str:
