@@ -9,6 +9,8 @@ A class says what the *caller* does about it; a code says what happened and neve
     ├── GitLabError          GitLab's answer was not what the request asks for
     │   ├── RefusedError     asking again gives the same answer: fail the task
     │   └── PassingError     asking again later may work: wait `retry_after_s`, then try
+    ├── EmbedderError        the embedder gave no vectors: fail the stage
+    │   └── EmbedderDownError  asking again later may work
     ├── StorageError         the database
     │   └── BusyError        the database was busy or the connection was lost: try the whole step again
     ├── BrokerError          Redis
@@ -118,6 +120,9 @@ CODES: dict[str, Code] = {
     "OTHER_GITLAB": Code(
         "the worker's LORE_GITLAB_URL is not the run's", Exit.CONFIGURATION, ("lore doctor",), dooms_run=True
     ),
+    "EMBEDDER_MISSING": Code(
+        "LORE_EMBEDDINGS is wordllama, which is not installed", Exit.CONFIGURATION, ("lore doctor",)
+    ),
     "NETWORK_FILE_SYSTEM": Code("SQLite on a network file system is refused", Exit.CONFIGURATION, ("lore doctor",)),
     # not authenticated or not allowed
     "GITLAB_UNAUTHORIZED": Code(
@@ -161,6 +166,21 @@ CODES: dict[str, Code] = {
     "RUN_DEADLINE": Code("the run's stage took longer than LORE_RUN_DEADLINE", Exit.PREFLIGHT, (_LOOK, _RETRY)),
     "POISON": Code("whoever worked on it died or was lost, three times", Exit.INGEST, (_LOOK, _RETRY)),
     "INGEST_FAILED": Code("the commit failed and was rolled back", Exit.INGEST, (_LOOK, _RETRY)),
+    "DOCUMENTS_FAILED": Code("the content is written, its documents could not be", Exit.DOCUMENTS, (_LOOK, _RETRY)),
+    "EMBEDDING_FAILED": Code(
+        "content and documents are written, their vectors could not be", Exit.DOCUMENTS, (_LOOK, _RETRY)
+    ),
+    "EMBEDDER_UNREACHABLE": Code(
+        "no answer from the embedder: name, connection, time-out, or it asks to wait (429, 5xx)",
+        Exit.DOCUMENTS,
+        ("lore doctor", _RETRY),
+    ),
+    "EMBEDDER_REFUSED": Code(
+        "the embedder does not take the request: token, model or text (4xx)", Exit.DOCUMENTS, ("lore doctor", _RETRY)
+    ),
+    "EMBEDDER_BAD_ANSWER": Code(
+        "the embedder's answer is not the vectors that were asked for", Exit.DOCUMENTS, ("lore doctor", _RETRY)
+    ),
     "RUN_CANCELLED": Code("the run was cancelled", Exit.CANCELLED, (_RETRY,)),
     "STILL_RUNNING": Code(
         "the run had not ended at --timeout",
@@ -245,6 +265,22 @@ class PassingError(GitLabError):
         super().__init__(code, message, **context)
         self.retry_after_s = retry_after_s
         self.pauses_host = pauses_host
+
+
+class EmbedderError(LoreError):
+    """The embedder gave no vectors, and would not if it were asked again."""
+
+
+class EmbedderDownError(EmbedderError):
+    """The embedder may give them later.
+
+    Args:
+        retry_after_s: What it asked us to wait, in seconds; None where it said nothing.
+    """
+
+    def __init__(self, code: str, message: str, *, retry_after_s: float | None = None, **context: Any) -> None:
+        super().__init__(code, message, **context)
+        self.retry_after_s = retry_after_s
 
 
 class StorageError(LoreError):
