@@ -308,9 +308,9 @@ class _Server:
         (dimensions,) = lengths
         if self._dimensions not in (None, dimensions):
             raise _bad_answer(f"a vector of {dimensions} numbers after one of {self._dimensions}")
-        # In float64 a square cannot overflow that did not in float32.
         vectors = np.array(found, dtype=np.float64)
-        norms = np.linalg.norm(vectors, axis=1)
+        with np.errstate(over="ignore"):
+            norms = np.linalg.norm(vectors, axis=1)
         if not np.isfinite(norms).all() or not norms.all():
             raise _bad_answer("a vector that has no direction")
         self._dimensions = dimensions

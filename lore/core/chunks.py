@@ -80,7 +80,12 @@ def _begin(text: str, starts: Sequence[int], end: int, overlap: int) -> int:
     """Return where the next chunk begins: at a line or a word of the end of the last one, or somewhere in it."""
     if not overlap:
         return end
-    least = starts[max(bisect_left(starts, end) - overlap, 0)]
+    first = max(bisect_left(starts, end) - overlap, 0)
+    least = starts[first]
+    if first and starts[first - 1] == least:
+        # A character is had again whole or not at all.
+        after = bisect_right(starts, least)
+        least = min(starts[after], end) if after < len(starts) else end
     for pattern in _ENDS[1:]:
         for match in pattern.finditer(text, least, end):
             if match.end() < end:
