@@ -2,9 +2,9 @@
 
 WordLlama runs in this process. Of its package only the two data files are read, the tokenizer's and the weights', and
 the few lines that make a vector of them stand here; its own code is not imported. That imports requests and pydantic,
-sets up the root logger by itself, looks for its tokenizer in a folder that is not there and would then download it,
-holds the weights three times over, and lets a vector depend a little on the other texts of its batch. `make bench` says
-what is spared (benchmarks/embedding.py), and a test that the vectors are the same.
+sets up the root logger by itself, copies the weights twice, and looks for its tokenizer in a folder that is not there,
+from which it goes on to a download. What is spared is half of the time and of the memory that a process needs for its
+first vector (benchmarks/embedding.py); that the vectors are the same is tested.
 
 The other two are servers: Ollama (https://docs.ollama.com/api/embed) and whatever has OpenAI's `/v1/embeddings`
 (https://platform.openai.com/docs/api-reference/embeddings/create).
