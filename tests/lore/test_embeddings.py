@@ -193,6 +193,7 @@ class Server:
         self.asked: list[tuple[str, dict[str, str], Any]] = []
         self.is_over = threading.Event()
         self.url = ""
+        self.drops = 0  # blanks that follow a body, one at a time
         self.kind = "ollama"
 
     def vector(self, text: str) -> list[float]:
@@ -227,6 +228,9 @@ def serving() -> Iterator[Server]:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
+                for _ in range(state.drops):
+                    self.wfile.write(b" ")
+                    state.is_over.wait(0.02)
             except OSError:  # whoever asked has gone
                 self.close_connection = True
 
@@ -451,6 +455,15 @@ def test_a_slow_server_is_waited_for_so_long_and_no_longer(server: Server) -> No
 
     assert "in time" in message
     assert time.monotonic() - started < 30
+
+
+def test_a_server_that_never_ends_is_not_waited_for_because_something_always_comes(server: Server) -> None:
+    server.drops = 100
+    server.answer = lambda _: (200, {"Content-Length": "100"}, b"")
+
+    message = said_by(server, code="EMBEDDER_UNREACHABLE", kind=EmbedderDownError, timeout_s=0.2)
+
+    assert "in time" in message
 
 
 def test_an_answer_that_breaks_off_can_pass(server: Server) -> None:

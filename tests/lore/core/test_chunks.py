@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lore.core.chunks import estimated_starts, split
@@ -39,6 +39,7 @@ def test_every_character_but_blanks_is_in_a_chunk_and_none_is_made_up(
 
 
 @given(tokenised(), LIMITS)
+@example(tokens=("aaa", [*[0] * 19, 1, 1, 2]), sizes=(21, 1))  # half of a character's tokens
 def test_no_chunk_is_above_the_limit_but_a_single_character(
     tokens: tuple[str, list[int]], sizes: tuple[int, int]
 ) -> None:
@@ -83,6 +84,8 @@ def test_a_chunk_ends_at_a_paragraph_before_a_line_and_at_a_line_before_a_word()
     assert ends("aaaaaaaaaaaa\nbb c d e f g h i") == "aaaaaaaaaaaa\n"
     assert ends("aaaaaaaaaaaa bb ccccccccccccc") == "aaaaaaaaaaaa bb "
     assert ends("a" * 50) == "a" * 20
+    # Not where it would be less than 0.6 of a chunk.
+    assert ends("aa\n\nb c d e f g h i j k l m") == "aa\n\nb c d e f g h i "
 
 
 def test_a_chunk_begins_with_the_last_words_of_the_one_before() -> None:
