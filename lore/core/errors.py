@@ -166,6 +166,9 @@ CODES: dict[str, Code] = {
     "RUN_DEADLINE": Code("the run's stage took longer than LORE_RUN_DEADLINE", Exit.PREFLIGHT, (_LOOK, _RETRY)),
     "POISON": Code("whoever worked on it died or was lost, three times", Exit.INGEST, (_LOOK, _RETRY)),
     "INGEST_FAILED": Code("the commit failed and was rolled back", Exit.INGEST, (_LOOK, _RETRY)),
+    "EMBEDDINGS_OFF": Code(
+        "vectors are asked for where LORE_EMBEDDINGS is off", Exit.CONFIGURATION, ("lore doctor", _RETRY)
+    ),
     "DOCUMENTS_FAILED": Code("the content is written, its documents could not be", Exit.DOCUMENTS, (_LOOK, _RETRY)),
     "EMBEDDING_FAILED": Code(
         "content and documents are written, their vectors could not be", Exit.DOCUMENTS, (_LOOK, _RETRY)
