@@ -2,9 +2,9 @@
 
 WordLlama runs in this process. Of its package only the two data files are read, the tokenizer's and the weights', and
 the few lines that make a vector of them stand here; its own code is not imported. That imports requests and pydantic,
-sets up the root logger by itself, looks for its tokenizer in a folder that is not there and would then download it,
-holds the weights three times over, and lets a vector depend a little on the other texts of its batch. `make bench` says
-what is spared (benchmarks/embedding.py), and a test that the vectors are the same.
+sets up the root logger by itself, copies the weights twice, and looks for its tokenizer in a folder that is not there,
+from which it goes on to a download. What is spared is half of the time and of the memory that a process needs for its
+first vector (benchmarks/embedding.py); that the vectors are the same is tested.
 
 The other two are servers: Ollama (https://docs.ollama.com/api/embed) and whatever has OpenAI's `/v1/embeddings`
 (https://platform.openai.com/docs/api-reference/embeddings/create).
@@ -138,7 +138,8 @@ def build_embedder(
     client = http.build_client(ca_file=ca_file, read_s=timeout_s, write_s=timeout_s, version=version)
     if kind == "ollama":
         return Ollama(client, url or OLLAMA_URL, model or OLLAMA_MODEL, token=token, timeout_s=timeout_s)
-    assert url is not None and model is not None
+    assert url is not None
+    assert model is not None
     return OpenAI(client, url, model, token=token, timeout_s=timeout_s)
 
 
@@ -174,7 +175,8 @@ class WordLlama:
 
     def split(self, text: str) -> list[str]:
         """See `Embedder.split`."""
-        encoded = self._tokenizer.encode(_speakable(text), add_special_tokens=False)
+        text = _speakable(text)
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
         starts = [start for start, _ in encoded.offsets]
         return chunks.split(text, starts, limit=self.limit, overlap=self.overlap)
 
@@ -223,7 +225,8 @@ class _Server:
         return self._dimensions
 
     def split(self, text: str) -> list[str]:
-        """See `Embedder.split`; the server's own tokens are not known, and a chunk stays well below what models take."""
+        """See `Embedder.split`; the tokens are estimated, and a chunk stays well below what models take."""
+        text = _speakable(text)
         return chunks.split(text, chunks.estimated_starts(text), limit=self.limit, overlap=self.overlap)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
@@ -305,9 +308,9 @@ class _Server:
         (dimensions,) = lengths
         if self._dimensions not in (None, dimensions):
             raise _bad_answer(f"a vector of {dimensions} numbers after one of {self._dimensions}")
-        # In float64 a square cannot overflow that did not in float32.
         vectors = np.array(found, dtype=np.float64)
-        norms = np.linalg.norm(vectors, axis=1)
+        with np.errstate(over="ignore"):
+            norms = np.linalg.norm(vectors, axis=1)
         if not np.isfinite(norms).all() or not norms.all():
             raise _bad_answer("a vector that has no direction")
         self._dimensions = dimensions

@@ -71,6 +71,14 @@ class Secret:
         return hash(self._text)
 
 
+def default_embedder() -> str:
+    """Return `wordllama` where it is installed, else `off`: there are platforms that it has no wheel for.
+
+    It is looked for and not imported, as most commands need no embedder.
+    """
+    return "wordllama" if importlib.util.find_spec("wordllama") is not None else "off"
+
+
 @dataclass(frozen=True)
 class Settings:
     """What lore was told; the unit is in the name.
@@ -94,7 +102,7 @@ class Settings:
     project: str | None = None
     database_url: str = field(default="", repr=False)
     redis_url: str | None = field(default=None, repr=False)
-    embeddings: str = field(default_factory=lambda: default_embedder())
+    embeddings: str = field(default_factory=default_embedder)
     embeddings_url: str | None = None
     embeddings_model: str | None = None
     embeddings_token: Secret | None = None
@@ -203,14 +211,6 @@ def read_settings(environ: Mapping[str, str], *, options: Mapping[str, str | Non
 def config_file(environ: Mapping[str, str]) -> Path:
     """Return the path of the settings file; it need not be there."""
     return _xdg(environ, "XDG_CONFIG_HOME", ".config") / "lore" / "env"
-
-
-def default_embedder() -> str:
-    """Return `wordllama` where it is installed, else `off`: there are platforms that it has no wheel for.
-
-    It is looked for and not imported, as most commands need no embedder.
-    """
-    return "wordllama" if importlib.util.find_spec("wordllama") is not None else "off"
 
 
 def parse_duration_ms(text: str) -> int:

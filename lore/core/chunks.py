@@ -1,8 +1,7 @@
 """A text in chunks of so many tokens, each beginning a little before the last one ends.
 
-A chunk ends where the text does by itself, at a paragraph, a line or a word, if that is near enough. Where it ends is
-decided by what stands around it alone, so that after a change the chunks of the rest are mostly the same again, and keep
-their vectors.
+A chunk ends where the text does by itself, at a paragraph, a line or a word, if that is near enough. So, after a
+change, the chunks of what follows are mostly the same again, and keep their vectors.
 """
 
 from __future__ import annotations
@@ -81,7 +80,12 @@ def _begin(text: str, starts: Sequence[int], end: int, overlap: int) -> int:
     """Return where the next chunk begins: at a line or a word of the end of the last one, or somewhere in it."""
     if not overlap:
         return end
-    least = starts[max(bisect_left(starts, end) - overlap, 0)]
+    first = max(bisect_left(starts, end) - overlap, 0)
+    least = starts[first]
+    if first and starts[first - 1] == least:
+        # A character is had again whole or not at all.
+        after = bisect_right(starts, least)
+        least = min(starts[after], end) if after < len(starts) else end
     for pattern in _ENDS[1:]:
         for match in pattern.finditer(text, least, end):
             if match.end() < end:
