@@ -31,7 +31,7 @@ from models.documents import Document, Embedding, load_source
 from models.ledger import Run, RunDocument, RunEntity, RunSource
 from models.locks import ProjectLock
 from models.queue import Claim, StagedPayload, Task
-from workers import commit, documents, embed, moves, preflight, stages, upkeep
+from workers import commit, documents, embed, moves, preflight, upkeep
 
 # Two endpoints an entity, of each kind of answer one: what is simulated is the life of a run, not GitLab's lists.
 REDUCED = {
