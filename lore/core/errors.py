@@ -126,7 +126,8 @@ CODES: dict[str, Code] = {
     "GITLAB_FORBIDDEN": Code("the token may not read this (403)", Exit.NOT_ALLOWED, ("lore doctor",)),
     # not found
     "RUN_NOT_FOUND": Code("no such run in the ledger", Exit.NOT_FOUND, ("lore sync-runs",)),
-    "UNKNOWN_PROJECT": Code("no project of the mirror has this short name", Exit.NOT_FOUND, ("lore doctor",)),
+    "UNKNOWN_PROJECT": Code("the mirror has no such project", Exit.NOT_FOUND, ("lore stats", "lore doctor")),
+    "PATH_NOT_FOUND": Code("the mirror knows no file, or label, of this name", Exit.NOT_FOUND, ("lore stats",)),
     "PROJECT_NOT_FOUND": Code(
         "GitLab has no such project, or the token cannot see it", Exit.NOT_FOUND, ("lore doctor",), dooms_run=True
     ),

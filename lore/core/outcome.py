@@ -19,6 +19,7 @@ WARNINGS: Final[dict[str, str]] = {
     "BROKER_UNREACHABLE": "Redis does not answer: the run stays queued and is sent later",
     "NO_LIVE_WORKER": "no worker is there to take the run",
     "LEFT_QUEUED": "the run was written and waits for a worker",
+    "NO_BROWSER": "no browser could be opened for --open",
 }
 
 
