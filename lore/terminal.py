@@ -432,7 +432,8 @@ def paged(draw: Callable[[Console], None]) -> None:
         return
     import click  # noqa: PLC0415  # only where there is somebody who turns pages
 
-    click.echo_via_pager(text, color=True)
+    # Coloured where click knows that the pager shows it.
+    click.echo_via_pager(text.removesuffix("\n"))
 
 
 def _value(value: object) -> str:

@@ -63,7 +63,7 @@ def _draw_history(out: Console, shown: Shown) -> None:
     print_line(out, _counted(len(shown["history"]), shown["total"], "merge request"))
     if not any("discussions" in entry for entry in shown["history"]):
         rows = [_history_row(entry) for entry in shown["history"]]
-        print_table(out, ("ref", "state", "merged", "author", "title", "lines"), rows, style_column=1)
+        print_table(out, ("ref", "state", "date", "author", "title", "lines"), rows, style_column=1)
         return
     for entry in shown["history"]:
         ref, state, day, author, title, lines = _history_row(entry)
