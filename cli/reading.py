@@ -39,25 +39,35 @@ def show(call: Call, ref: str, project: str | None, is_to_open: bool) -> None:
     call.done(shown, show=lambda: show_entity(shown))
 
 
-@click.command(cls=Door, example="lore timeline '#7'")
-@click.argument("ref", metavar="REF")
+@click.command(cls=Door, example="lore timeline '#7'\nlore timeline 'tide table'")
+@click.argument("asked", metavar="REF|QUERY")
 @project_option
 @limit_option(200, "events, oldest first")
 @click.pass_obj
-def timeline(call: Call, ref: str, project: str | None, limit: int) -> None:
-    """Tell the story of an entity in one order of time.
+def timeline(call: Call, asked: str, project: str | None, limit: int) -> None:
+    """Tell the story of an entity, or of those that fit a query best, in one order of time.
 
     Created, comments, pushes, labels, milestones, mentions, closed, reopened, merged: each with who did it and by what
-    it came. REF is a web URL, group/project!12, '!12' or '#7'.
+    it came. REF is a web URL, group/project!12, '!12' or '#7'; anything else is searched for, by its words.
     """
+    from lore.core.refs import is_ref, ref_of
+
     settings = call.settings(LORE_PROJECT=project)
-    name, entity = _find(settings, ref)
+    if is_ref(asked):
+        named = [_find(settings, asked)]
+    else:
+        runs = open_ledger(settings)
+        from workers import timeline as stories
+
+        named = stories.best_of(settings.gitlab_url, name_project(settings, runs), asked)
     from lore.views import show_timeline
     from workers import timeline as stories
 
-    events, total = stories.timeline(settings.gitlab_url, [(name, entity)], limit=limit)
-    title = next((event["text"] for event in events if event["kind"] == "created"), None)
-    shown = {"refs": [events[0]["ref"]], "title": title, "total": total, "events": events}
+    events, total = stories.timeline(settings.gitlab_url, named, limit=limit)
+    created = [event for event in events if event["kind"] == "created"]
+    title = created[0]["text"] if len(named) == 1 and created else asked
+    refs = [ref_of(entity.entity_type, entity.iid, project=name) for name, entity in named]
+    shown = {"refs": refs, "title": title, "total": total, "events": events}
     call.done(shown, show=lambda: show_timeline(shown))
 
 

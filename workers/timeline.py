@@ -11,8 +11,10 @@ from lore.core import story
 from lore.core.errors import NotFoundError
 from lore.core.plan import ISSUE, MERGE_REQUEST, Entity
 from lore.core.story import Event
+from lore.search import search
 from models.base import read
 from models.content import ENTITY_TABLES, EntityLink, MergeRequest, Note, ResourceEvent
+from models.fulltext import Filters
 from models.ledger import Project
 from workers.history import snippet
 from workers.runs import iso
@@ -20,6 +22,8 @@ from workers.scope import full_ref, is_in, not_in_mirror, projects_of
 
 # So soon after a merge that closes it, an issue was closed by that merge.
 _CLOSED_BY_MERGE_MS = 60_000
+# Of so many documents the best entities are told of, so many of these: a thread is a document of its own.
+_HITS, _BEST = 50, 5
 
 
 def timeline(
@@ -42,6 +46,30 @@ def timeline(
     for event in shown:
         del event["sequence"]
     return shown, len(told)
+
+
+def best_of(gitlab_url: str, project: str | None, query: str) -> list[tuple[str, Entity]]:
+    """Return the entities whose words fit a query best, each with its project, the best first.
+
+    Args:
+        gitlab_url: The configured GitLab.
+        project: A full path or a numeric id; None: every project of this GitLab.
+        query: Any text.
+
+    Raises:
+        NotFoundError: UNKNOWN_PROJECT.
+    """
+    with read():
+        projects = projects_of(gitlab_url, project)
+    # The words alone: a story is no reason to wait for a model.
+    filters = Filters(project_id=next(iter(projects))) if project is not None else Filters()
+    hits = search(query, filters=filters, mode="text", limit=_HITS).hits
+    found = dict.fromkeys(
+        (projects[hit.project_id], Entity(hit.entity_type, hit.iid))  # type: ignore[arg-type]  # one of the two
+        for hit in hits
+        if hit.project_id in projects
+    )
+    return list(found)[:_BEST]
 
 
 def _story_of(gitlab_url: str, project: str, entity: Entity) -> list[Event]:

@@ -105,6 +105,11 @@ def parse_ref(text: str, *, base_url: str) -> Ref:
     return Ref(project or None, Entity(entity_type, parse_iid(iid, entity_type=entity_type)))
 
 
+def is_ref(text: str) -> bool:
+    """Tell whether a text is meant as a REF, be it a wrong one: an address, or a number behind a sign."""
+    return "://" in text or re.fullmatch(r"\S*[!#]-?[0-9]+", text.strip()) is not None
+
+
 def parse_project(text: str, *, base_url: str) -> str:
     """Return the project that `-p` or LORE_PROJECT names: a full path, a short name, a numeric id, or from its URL.
 

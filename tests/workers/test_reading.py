@@ -366,3 +366,23 @@ def test_stats_say_what_is_held_how_fresh_and_how_big(closed: None) -> None:
     assert held["last_run"]["status"] == "succeeded"
     assert shown["database"]["size_bytes"] > 10_000
     assert json.dumps(shown)
+
+
+def test_a_query_leads_to_the_entities_whose_words_fit_it_best(closed: None, mirror: Any) -> None:
+    from lore.core.documents import build
+    from models.base import write
+    from models.documents import load_source, save
+
+    mirror(issue(11), title="A walrus in the harbour", description="walrus walrus walrus")
+    for entity_type, table in (("issue", Issue), ("merge_request", MergeRequest)):
+        for (entity_id,) in table.select(table.id).tuples():
+            with write():
+                source = load_source(entity_type, entity_id)
+                assert source is not None
+                save(source, build(source))
+
+    assert timeline.best_of(GITLAB_URL, PROJECT, "walrus")[0] == (PROJECT, issue(11))
+    assert (PROJECT, issue(7)) in timeline.best_of(GITLAB_URL, None, "really")
+    assert timeline.best_of(GITLAB_URL, PROJECT, "zeppelin") == []
+    assert timeline.timeline(GITLAB_URL, []) == ([], 0)
+    assert timeline.best_of("http://elsewhere.test", None, "walrus") == []

@@ -1,4 +1,4 @@
-"""Whatever GitLab's users write, a terminal gets no byte of it that could steer it, from any reading command."""
+"""The reading commands as they are called: whatever GitLab's users write, no byte of it steers a terminal."""
 
 from __future__ import annotations
 
@@ -186,3 +186,46 @@ def test_open_opens_an_address_of_ours_and_never_one_that_gitlab_sent(
     assert [warning["code"] for warning in json.loads(said.out)["warnings"]] == ["NO_BROWSER"]
     assert call("lore show '!5' --robot").status == 0
     assert len(opened) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "code"),
+    [
+        ("lore issues --since yesterday", 2, "USAGE"),
+        ("lore mrs -n 0", 2, "USAGE"),
+        ("lore issues --reviewer ida", 2, "USAGE"),
+        ("lore issues --state merged", 2, "USAGE"),
+        ("lore file-history a.py -p no/where", 5, "UNKNOWN_PROJECT"),
+        ("lore mrs -p nobody", 5, "UNKNOWN_PROJECT"),
+        ("lore timeline '!99'", 5, "NOT_IN_MIRROR"),
+        ("lore timeline '!0'", 2, "BAD_IID"),
+        ("lore who '~nothing has it'", 5, "PATH_NOT_FOUND"),
+    ],
+)
+def test_what_cannot_be_read_is_a_typed_error(call: Callable[..., Said], line: str, status: int, code: str) -> None:
+    said = call(f"{line} --robot")
+
+    assert (said.status, json.loads(said.out)["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("line", ["lore file-history a.py", "lore who bug"])
+def test_a_file_and_a_label_are_of_one_project(call: Callable[..., Said], line: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("LORE_PROJECT", "")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(Path.home().parent))
+    monkeypatch.chdir(Path.home())
+
+    assert json.loads(call(f"{line} --robot").out)["error"]["code"] == "NO_PROJECT"
+    assert json.loads(call("lore issues --robot").out)["data"]["total"] == 1
+
+
+def test_a_list_passes_each_option_on(call: Callable[..., Said]) -> None:
+    evil = shlex.quote(EVIL)
+    options = f"--author @{evil} --assignee {evil} --label {evil} --milestone {evil} --since 2020-01-01 --search X"
+
+    def total(line: str) -> int:
+        return int(json.loads(call(f"{line} --robot").out)["data"]["total"])
+
+    assert total(f"lore issues {options} --updated-since 2020-01-01 --sort comments:asc -n 1") == 1
+    assert total(f"lore mrs {options} --reviewer {evil} --target-branch {evil} --no-draft") == 1
+    for limit in ("--draft", "--label other", "--since 1m", "--updated-since 1m", "--state closed"):
+        assert total(f"lore mrs {limit}") == 0, limit
