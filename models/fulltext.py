@@ -94,6 +94,12 @@ def remove(document_ids: Sequence[int]) -> None:
         database.execute_sql(f"DELETE FROM {table} WHERE {key} IN ({', '.join([mark] * len(chunk))})", chunk)
 
 
+def count() -> int:
+    """Return how many documents have terms."""
+    table = "document_terms" if is_postgresql() else "documents_fts"
+    return int(database.execute_sql(f"SELECT count(*) FROM {table}").fetchone()[0])  # one of two names
+
+
 def _vector(title: Sequence[str], body: Sequence[str]) -> str:
     """Return the text form of a tsvector; terms are letters and digits, so that nothing needs an escape."""
     positions: dict[str, list[str]] = {}

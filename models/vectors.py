@@ -116,6 +116,12 @@ def models() -> dict[str, int]:
     return dict(rows.tuples())
 
 
+def has_other_models(model: str) -> bool:
+    """Tell whether there are vectors of another model; two looks into an index, however many there are."""
+    first = Embedding.select(peewee.fn.MIN(Embedding.model), peewee.fn.MAX(Embedding.model)).tuples().get()
+    return any(name is not None and name != model for name in first)
+
+
 def delete_models_but(model: str) -> int:
     """Delete the vectors of every other model; return how many."""
     return int(Embedding.delete().where(Embedding.model != model).execute())

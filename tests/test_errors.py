@@ -352,6 +352,7 @@ MET: dict[str, Met] = {
     "UNKNOWN_PROJECT": Met("lore-submit 'nobody!12'", environ={"LORE_PROJECT": ""}),
     "PROJECT_NOT_FOUND": Met("lore-submit -p no/where --mr 12"),
     "NOT_IN_MIRROR": Met("lore show '!1'", two_projects),
+    "PATH_NOT_FOUND": Met("lore file-history no/such/file.py", lambda world: world.ok(SUBMIT)),
     "GITLAB_NOT_FOUND": of_entity("not_found"),
     "GITLAB_RATE_LIMITED": everywhere({"type": "rate_limited", "retry_after": 3600}),
     "GITLAB_UNREACHABLE": Met(SUBMIT, environ={"LORE_GITLAB_URL": "http://127.0.0.1:9", **SHORT}),

@@ -100,6 +100,7 @@ CODES: dict[str, Code] = {
     ),
     "CONFLICTING_OPTIONS": Code("two options that exclude each other", Exit.USAGE, ("{command} --help",)),
     "NO_DOCS_REQUIRES_NO_EMBED": Code("--no-docs needs --no-embed: no documents, no embedding", Exit.USAGE),
+    "EMPTY_QUERY": Code("a search for nothing", Exit.USAGE, ("lore search --help",)),
     "AMBIGUOUS_RUN": Code("a run id prefix fits several runs", Exit.USAGE, ("lore sync-runs",)),
     "RUN_OPEN": Code("the run has not ended yet", Exit.USAGE, (_LOOK, "lore cancel {run_id}")),
     "RUN_ENDED": Code("the run has ended already", Exit.USAGE, (_LOOK,)),
@@ -131,11 +132,13 @@ CODES: dict[str, Code] = {
     "GITLAB_FORBIDDEN": Code("the token may not read this (403)", Exit.NOT_ALLOWED, ("lore doctor",)),
     # not found
     "RUN_NOT_FOUND": Code("no such run in the ledger", Exit.NOT_FOUND, ("lore sync-runs",)),
-    "UNKNOWN_PROJECT": Code("no project of the mirror has this short name", Exit.NOT_FOUND, ("lore doctor",)),
+    "UNKNOWN_PROJECT": Code("the mirror has no such project", Exit.NOT_FOUND, ("lore stats", "lore doctor")),
+    "PATH_NOT_FOUND": Code("the mirror knows no file, or label, of this name", Exit.NOT_FOUND, ("lore stats",)),
     "PROJECT_NOT_FOUND": Code(
         "GitLab has no such project, or the token cannot see it", Exit.NOT_FOUND, ("lore doctor",), dooms_run=True
     ),
     "NOT_IN_MIRROR": Code("the mirror does not hold this yet", Exit.NOT_FOUND, ("lore-submit {ref} --wait",)),
+    "EMPTY_MIRROR": Code("there is nothing to search yet", Exit.NOT_FOUND, ("lore-submit --help", "lore docs")),
     "GITLAB_NOT_FOUND": Code(
         "GitLab has no such issue or merge request, or the token cannot see it (404)", Exit.NOT_FOUND, ("lore doctor",)
     ),
