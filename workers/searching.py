@@ -6,11 +6,12 @@ from typing import Any
 
 from lore.core.errors import LoreError, NotFoundError, UsageError
 from lore.core.plan import entity_name
-from lore.search import Filters, Found, Hit
+from lore.search import Found, Hit
 from lore.search import search as find
 from models import vectors
 from models.base import read
 from models.documents import Document
+from models.fulltext import Filters
 from workers import resources
 from workers.runs import iso
 from workers.scope import projects_of
