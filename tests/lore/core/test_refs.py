@@ -363,8 +363,18 @@ def test_a_command_in_an_action_names_what_it_was_made_of(named: set[tuple[str, 
 
 @pytest.mark.parametrize(
     ("text", "is_so"),
-    [("#7", True), ("g/p!12", True), ("https://x.test/g/p/-/issues/7", True), ("!0", True), ("!-1", True)]
-    + [("tide table", False), ("C#", False), ("fix it!", False), ("why #7 fails", False), ("", False)],
+    [
+        ("#7", True),
+        ("g/p!12", True),
+        ("https://x.test/g/p/-/issues/7", True),
+        ("!0", True),
+        ("!-1", True),
+        ("tide table", False),
+        ("C#", False),
+        ("fix it!", False),
+        ("why #7 fails", False),
+        ("", False),
+    ],
 )
 def test_what_is_meant_as_a_ref_is_told_from_words(text: str, is_so: bool) -> None:
     assert is_ref(text) is is_so
