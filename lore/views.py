@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from lore.terminal import STYLES, paged, print_heading, print_line, print_marked, print_table
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Shown = Mapping[str, Any]
+
+# The most that a list gives at once.
+_MOST: Final = 10_000
 
 
 def show_entities(shown: Shown) -> None:
@@ -189,7 +192,7 @@ def _states(counts: Mapping[str, int]) -> str:
 
 def _counted(shown: int, total: int, one: str, many: str | None = None) -> str:
     noun = one if total == 1 else many or f"{one}s"
-    return f"{total} {noun}" if shown == total else f"the first {shown} of {total} {noun}; more: -n {total}"
+    return f"{total} {noun}" if shown == total else f"the first {shown} of {total} {noun}; more: -n {min(total, _MOST)}"
 
 
 def _says_draft(title: str | None) -> bool:

@@ -80,12 +80,13 @@ def life_of(projects: Mapping[int, str], path: str, *, follows: bool, command: s
     changes = _Changes(projects)
     life = renames.follow(path, changes) if follows else renames.only(path, changes)
     if not life.changes:
+        (project,) = projects.values()
         near = renames.nearest(path, _known_paths(projects))
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise NotFoundError(
             "PATH_NOT_FOUND",
             f"no merge request of the mirror touches {path!r}{hint}",
-            actions=[f"{command} {shlex.quote(one)}" for one in near] or None,
+            actions=[f"{command} {shlex.join([one, '-p', project])}" for one in near] or None,
         )
     return life
 

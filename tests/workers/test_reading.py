@@ -119,7 +119,7 @@ def test_a_path_never_seen_is_answered_with_the_nearest(renamed: None) -> None:
         history.file_history(GITLAB_URL, PROJECT, "src/B.PY")
 
     assert (caught.value.code, int(caught.value.exit)) == ("PATH_NOT_FOUND", 5)
-    assert caught.value.actions == ["lore file-history b.py", "lore file-history a.py"]
+    assert caught.value.actions == [f"lore file-history {path} -p {PROJECT}" for path in ("b.py", "a.py")]
 
 
 def test_a_deleted_merge_request_is_in_no_history(renamed: None) -> None:
