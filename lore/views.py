@@ -58,7 +58,7 @@ def _draw_hits(out: Console, shown: Shown) -> None:
 
 
 def _found_by(why: Mapping[str, float]) -> str:
-    by = [f"{words} {why[name]:g}." for name, words in (("text", "words"), ("semantic", "meaning")) if name in why]
+    by = [f"{words} #{why[name]:g}" for name, words in (("text", "words"), ("semantic", "meaning")) if name in why]
     return ", ".join(by) + (f" ({why['similarity']:.2f})" if "similarity" in why else "")
 
 

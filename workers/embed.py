@@ -204,9 +204,9 @@ class _Batch:
         chunks: list[tuple[Pending, list[str]]] = []
         vectors_by_hash: dict[str, Vector] = {}
         for document in self.waiting:
-            its = {_hash(text): text for text in self.embedder.split(document.content)}
-            chunks.append((document, list(its)))
-            texts_by_hash |= its
+            its = [(_hash(text), text) for text in self.embedder.split(document.content)]
+            chunks.append((document, [chunk_hash for chunk_hash, _ in its]))
+            texts_by_hash.update(its)
             if self.reuses:
                 with read():
                     vectors_by_hash |= vectors.known(document.document_id, self.embedder.model)
