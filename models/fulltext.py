@@ -16,9 +16,10 @@ from models.base import database, is_postgresql
 
 _CHUNK: Final = 500
 _MAX_RANKED: Final = 10_000
+_MAX_RANKED_ANY: Final = 5_000
 _MAX_RANKED_POSTGRESQL: Final = 2_000  # ts_rank unpacks the terms of each
 _MAX_SCANNED: Final = 4_000
-_COMMON: Final = 10_000
+_COMMON: Final = 5_000
 # PostgreSQL keeps 256 positions of a term and numbers up to 16,383, and refuses a vector of a megabyte.
 _MAX_POSITIONS: Final = 255
 _MAX_POSITION: Final = 16_383
@@ -58,7 +59,9 @@ class Filters:
         found += [(f"{position}(d.labels, {mark}) > 0", json.dumps(label, ensure_ascii=False)) for label in self.labels]
         sql = "".join(f" AND {condition}" for condition, _ in found)
         if self.types:
-            sql += f" AND d.source_type IN ({', '.join([mark] * len(self.types))})"
+            # SQLite would take the index of sources for this, and then read every row for its other columns.
+            column = "d.source_type" if is_postgresql() else "+d.source_type"
+            sql += f" AND {column} IN ({', '.join([mark] * len(self.types))})"
         return sql, [*(value for _, value in found), *self.types]
 
 
@@ -128,11 +131,12 @@ def match(words: Sequence[Word], *, any_of: bool, filters: Filters, limit: int) 
         query = _tsquery(words, any_of=any_of)
         parameters: list[Any] = [query, *values, query, limit]
     else:
+        ranked = _MAX_RANKED_ANY if any_of else _MAX_RANKED
         # The plus keeps FTS5 from being asked anew for each document that passes.
         inside = f" AND +rowid IN (SELECT d.id FROM documents d WHERE true{where})" if where else ""
         sql = (
             "SELECT rowid FROM (SELECT rowid, bm25(documents_fts, 4.0, 1.0) AS score FROM documents_fts"
-            f" WHERE documents_fts MATCH ?{inside} ORDER BY rowid DESC LIMIT {_MAX_RANKED})"
+            f" WHERE documents_fts MATCH ?{inside} ORDER BY rowid DESC LIMIT {ranked})"
             " ORDER BY score, rowid DESC LIMIT ?"
         )
         parameters = [_fts5_query(words, any_of=any_of), *values, limit]
