@@ -15,8 +15,7 @@ from lore.core.terms import Word, document_terms
 from models.base import database, is_postgresql
 
 _CHUNK: Final = 500
-_MAX_RANKED: Final = 10_000
-_MAX_RANKED_ANY: Final = 5_000
+_MAX_RANKED: Final = 5_000
 _MAX_RANKED_POSTGRESQL: Final = 2_000  # ts_rank unpacks the terms of each
 _MAX_SCANNED: Final = 4_000
 _COMMON: Final = 5_000
@@ -131,12 +130,11 @@ def match(words: Sequence[Word], *, any_of: bool, filters: Filters, limit: int) 
         query = _tsquery(words, any_of=any_of)
         parameters: list[Any] = [query, *values, query, limit]
     else:
-        ranked = _MAX_RANKED_ANY if any_of else _MAX_RANKED
         # The plus keeps FTS5 from being asked anew for each document that passes.
         inside = f" AND +rowid IN (SELECT d.id FROM documents d WHERE true{where})" if where else ""
         sql = (
             "SELECT rowid FROM (SELECT rowid, bm25(documents_fts, 4.0, 1.0) AS score FROM documents_fts"
-            f" WHERE documents_fts MATCH ?{inside} ORDER BY rowid DESC LIMIT {ranked})"
+            f" WHERE documents_fts MATCH ?{inside} ORDER BY rowid DESC LIMIT {_MAX_RANKED})"
             " ORDER BY score, rowid DESC LIMIT ?"
         )
         parameters = [_fts5_query(words, any_of=any_of), *values, limit]
