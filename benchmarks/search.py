@@ -3,7 +3,8 @@
     python benchmarks/search.py [--documents 100000] [--database FILE] [--json FILE] [--keep]
 
 Words are drawn by Zipf's law from 30,000, so that a few stand in nearly every document and most in few, as in real
-text. Vectors are random directions around 200 topics. The embedder's own time is not in these figures.
+text. Vectors are random directions around 200 topics. The embedder's own time is not in these figures, and on
+a busy machine only the processor's time tells something.
 """
 
 from __future__ import annotations
@@ -199,13 +200,19 @@ def measure_searches(repeats: int) -> dict[str, dict[str, float]]:
     for name, one in kinds.items():
         for _ in range(3):
             one()
-        taken = []
+        taken, worked = [], []
         for _ in range(repeats):
-            began = time.perf_counter()
+            began, worked_before = time.perf_counter(), time.process_time()
             one()
             taken.append((time.perf_counter() - began) * 1000)
-        taken.sort()
-        found[name] = {"p50": statistics.median(taken), "p95": taken[int(len(taken) * 0.95) - 1], "max": taken[-1]}
+            worked.append((time.process_time() - worked_before) * 1000)
+        place = int(len(taken) * 0.95) - 1
+        found[name] = {
+            "p50": statistics.median(taken),
+            "p95": sorted(taken)[place],
+            "max": max(taken),
+            "processor_p95": sorted(worked)[place],
+        }
     return found
 
 
@@ -306,9 +313,10 @@ def _memory_mb() -> float:
 
 def _print(figures: dict[str, Any]) -> None:
     print(f"{figures['documents']:,} documents, {figures['database_mb']:.0f} MB")
-    print(f"{'warm, in process':36}{'p50':>9}{'p95':>9}{'max':>9}   target p95 ≤ 60 ms")
+    print(f"{'warm, in process':36}{'p50':>9}{'p95':>9}{'max':>9}{'CPU p95':>9}   target p95 ≤ 60 ms")
     for name, one in figures["searches_ms"].items():
-        print(f"{name:36}{one['p50']:9.1f}{one['p95']:9.1f}{one['max']:9.1f}   {'' if one['p95'] <= 60 else 'MISSED'}")
+        numbers = "".join(f"{one[key]:9.1f}" for key in ("p50", "p95", "max", "processor_p95"))
+        print(f"{name:36}{numbers}   {'' if one['p95'] <= 60 else 'MISSED'}")
     fresh = figures["fresh_ms"]
     for name in ("text", "hybrid"):
         other = fresh[f"{name}, compared to"]

@@ -17,7 +17,7 @@ from peewee import fn
 from lore.core.documents import DISCUSSION
 from lore.core.errors import LoreError, UsageError
 from lore.core.ranking import Snippet, fuse, snippet, snippet_of
-from lore.core.terms import query_words
+from lore.core.terms import Word, query_words
 from models import codes, fulltext
 from models.base import database, is_postgresql, read
 from models.content import ENTITY_TABLES, Discussion, Note
@@ -32,6 +32,7 @@ Mode = Literal["hybrid", "text", "semantic"]
 # How far down each ranking goes before the two are fused.
 _DEPTH: Final = 200
 _CANDIDATES: Final = 400
+_FEW_WORDS: Final = 3
 _SNIPPET_CHARACTERS: Final = 60_000
 
 
@@ -126,7 +127,7 @@ def search(
         similarities: dict[int, float] = {}
         if mode != "semantic":
             rankings["text"] = (
-                _by_words(words, filters, depth) if words else _by_string(query, filters, depth, warnings)
+                _by_words(words, filters, depth, enough=limit) if words else _by_string(query, filters, depth, warnings)
             )
         # What punctuation means to a model is noise.
         if embedder is not None and vector is not None and (words or mode == "semantic"):
@@ -152,12 +153,16 @@ def _embed(query: str, mode: Mode, embedder: Embedder | None, warnings: list[War
         return None, "text"
 
 
-def _by_words(words: Sequence[Any], filters: Filters, depth: int) -> list[int]:
-    """Return documents with all of the words, then, if those are few, documents with any that is not in every text."""
-    found = fulltext.match(words, any_of=False, filters=filters, limit=depth)
-    if len(words) == 1 or len(found) >= depth // 10:
+def _by_words(words: Sequence[Word], filters: Filters, depth: int, *, enough: int) -> list[int]:
+    """Return documents with all of the words, then, if those are few, documents with any of them.
+
+    What stands in very many documents tells them apart least and costs most: a whole question goes without it, and so
+    do documents with any of the words.
+    """
+    rare = [word for word in words if not fulltext.is_common(word)] or words if len(words) > 1 else words
+    found = fulltext.match(rare if len(words) > _FEW_WORDS else words, any_of=False, filters=filters, limit=depth)
+    if len(words) == 1 or len(found) >= enough:
         return found
-    rare = [word for word in words if not fulltext.is_common(word)] or words
     with_any = fulltext.match(rare, any_of=True, filters=filters, limit=depth)
     return list(dict.fromkeys([*found, *with_any]))[:depth]
 

@@ -15,10 +15,10 @@ from lore.core.terms import Word, document_terms
 from models.base import database, is_postgresql
 
 _CHUNK: Final = 500
-_MAX_RANKED: Final = 10_000
+_MAX_RANKED: Final = 5_000
 _MAX_RANKED_POSTGRESQL: Final = 2_000  # ts_rank unpacks the terms of each
 _MAX_SCANNED: Final = 4_000
-_COMMON: Final = 10_000
+_COMMON: Final = 5_000
 # PostgreSQL keeps 256 positions of a term and numbers up to 16,383, and refuses a vector of a megabyte.
 _MAX_POSITIONS: Final = 255
 _MAX_POSITION: Final = 16_383
@@ -58,7 +58,9 @@ class Filters:
         found += [(f"{position}(d.labels, {mark}) > 0", json.dumps(label, ensure_ascii=False)) for label in self.labels]
         sql = "".join(f" AND {condition}" for condition, _ in found)
         if self.types:
-            sql += f" AND d.source_type IN ({', '.join([mark] * len(self.types))})"
+            # SQLite would take the index of sources for this, and then read every row for its other columns.
+            column = "d.source_type" if is_postgresql() else "+d.source_type"
+            sql += f" AND {column} IN ({', '.join([mark] * len(self.types))})"
         return sql, [*(value for _, value in found), *self.types]
 
 

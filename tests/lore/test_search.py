@@ -112,6 +112,27 @@ def test_all_of_the_words_come_before_some_of_them(project: int) -> None:
     assert ids(search("tide gauge", mode="text")) == [every, some]
 
 
+def test_a_whole_question_is_answered_by_its_rare_words(project: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models import fulltext
+
+    monkeypatch.setattr(fulltext, "_COMMON", 1)
+    add(project, 1, "when does the boat leave")
+    add(project, 2, "when does the boat arrive")
+    [gauge] = add(project, 3, "a gauge of the harbour")
+
+    assert ids(search("when does the boat pass the gauge", mode="text")) == [gauge]
+
+
+def test_of_very_many_matches_the_newest_are_ranked(project: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models import fulltext
+
+    monkeypatch.setattr(fulltext, "_MAX_RANKED", 2)
+    monkeypatch.setattr(fulltext, "_MAX_RANKED_POSTGRESQL", 2)
+    found = [add(project, number, "the tide")[0] for number in range(1, 5)]
+
+    assert ids(search("tide", mode="text")) == found[:1:-1]
+
+
 def test_punctuation_is_looked_for_as_it_stands(project: int) -> None:
     [arrow] = add(project, 1, "a pointer", "node->next")
     [drop] = add(project, 2, "robert", 'students"); DROP TABLE documents; --')
