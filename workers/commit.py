@@ -164,7 +164,8 @@ def _write(work: _Work) -> None:
         fence=work.lease.fence,
     )
     if moved == runs.DOCUMENTS:
-        messages.send_run(messages.DOCUMENTS, work.run_id)
+        # Whoever committed it, be it somebody else's orphan, carries on with it.
+        messages.send_run(messages.DOCUMENTS, work.run_id, is_adopted=True)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def documents(run_id: str) -> None:
         stages.give_back(held)
         raise
     if moved == runs.EMBEDDING:
-        messages.send_run(messages.EMBED, run_id)
+        messages.send_run(messages.EMBED, run_id, is_adopted=True)
 
 
 def _build_all(held: stages.Held) -> str:

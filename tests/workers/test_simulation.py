@@ -500,7 +500,7 @@ def world(database_url: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.invariant("I11")
 @pytest.mark.invariant("I12")
 def test_whatever_happens_in_whatever_order_the_invariants_hold_and_every_run_ends(world: World) -> None:
-    examples = 8 if base.is_postgresql() else 150
+    examples = 8 if base.is_postgresql() else 200
     simulate(world, examples=examples, steps=25, phases=(Phase.generate, Phase.shrink))
     reached = {what for what, count in world.reached.items() if count}
     assert {"succeeded commit", "cancelled RUN_CANCELLED"} <= reached
