@@ -17,7 +17,7 @@ from lore.core.renames import Change, Life
 from models.base import read
 from models.content import MergeRequest, MergeRequestDiff, Note
 from workers.runs import iso
-from workers.scope import full_ref, in_chunks, is_in, projects_of
+from workers.scope import chosen, full_ref, in_chunks, is_in, projects_of
 
 SNIPPET = 240
 
@@ -124,11 +124,10 @@ class _Changes:
     def _read_owners(self, ids: set[int]) -> None:
         owner = MergeRequest
         at = peewee.fn.COALESCE(owner.merged_at, owner.closed_at, owner.updated_at)
-        for chunk in in_chunks(sorted(ids - set(self._owners))):
-            rows = owner.select(owner.id, at, owner.iid, owner.state).where(
-                owner.id.in_(chunk), is_in(owner, self._projects)
-            )
-            self._owners.update((row[0], row[1:]) for row in rows.tuples())
+        rows = owner.select(owner.id, at, owner.iid, owner.state)
+        for these in chosen(owner.id, sorted(ids - set(self._owners))):
+            its = rows.where(is_in(owner, self._projects), *these)
+            self._owners.update((row[0], row[1:]) for row in its.tuples())
 
 
 def _change(owner: tuple[int, int, str], row: Sequence[Any]) -> Change:

@@ -16,7 +16,7 @@ from models.content import ENTITY_TABLES, MergeRequest, Note
 from workers.history import life_of
 from workers.lists import is_one_of
 from workers.runs import iso
-from workers.scope import full_ref, in_chunks, is_in, projects_of
+from workers.scope import chosen, full_ref, in_chunks, is_in, projects_of
 
 # In what somebody took part, in the order in which it is told.
 PARTS: Final = ("authored", "assigned", "reviewed", "merged", "commented")
@@ -112,13 +112,13 @@ def _of_path(projects: Mapping[int, str], path: str, people: _People) -> list[st
     refs: dict[int, str] = {}
     (project,) = projects.values()
     table = MergeRequest
-    for iids in in_chunks(at_of):
-        rows = table.select(table.id, table.iid, table.author, table.assignees, table.reviewers, table.merged_by).where(
-            is_in(table, projects), table.iid.in_(iids)
-        )
-        for row in rows.namedtuples():
+    columns = (table.id, table.iid, table.author, table.assignees, table.reviewers, table.merged_by)
+    for these in chosen(table.iid, list(at_of)):
+        for row in table.select(*columns).where(is_in(table, projects), *these).namedtuples():
+            at = at_of.get(row.iid)
+            if at is None:
+                continue
             refs[row.id] = ref = full_ref(project, MERGE_REQUEST, row.iid)
-            at = at_of[row.iid]
             people.add(row.author, "authored", ref, at)
             people.add_all(row.assignees, "assigned", ref, at)
             people.add_all(row.reviewers, "reviewed", ref, at)

@@ -54,9 +54,8 @@ def _own_links(entity_type: str, entity_id: int, paths: Mapping[int, str]) -> It
 def _links_to(project: Project, entity_type: str, row: Any) -> Iterator[Related]:
     if entity_type != ISSUE:
         return
-    for closer in closing_merge_requests(project.project_id, row.iid):
-        path = Project.select(Project.path_with_namespace).where(Project.project_id == closer.project_id).scalar()
-        yield _related("closed_by", full_ref(str(path), MERGE_REQUEST, closer.iid), closer.title, closer.state)
+    for closer in closing_merge_requests(project, row.iid):
+        yield _related("closed_by", full_ref(closer.path, MERGE_REQUEST, closer.iid), closer.title, closer.state)
     links = (
         EntityLink.select(EntityLink.link_type, Issue.iid, Issue.title, Issue.state, Project.path_with_namespace)
         .join(Issue, on=(EntityLink.entity_id == Issue.id))
@@ -74,11 +73,13 @@ def _links_to(project: Project, entity_type: str, row: Any) -> Iterator[Related]
         relation = link_type or "relates_to"
         yield _related(_OTHER_SIDE.get(relation, relation), full_ref(path, ISSUE, iid), title, state)
     if row.moved_to_id is not None:
-        for moved in Issue.select(Issue.iid, Issue.project, Issue.title, Issue.state).where(
-            Issue.gitlab_id == row.moved_to_id
-        ):
-            there = Project.get_by_id(moved.project_id).path_with_namespace
-            yield _related("moved_to", full_ref(there, ISSUE, moved.iid), moved.title, moved.state)
+        moved = (
+            Issue.select(Issue.iid, Issue.title, Issue.state, Project.path_with_namespace)
+            .join(Project, on=(Issue.project == Project.project_id))
+            .where(Issue.gitlab_id == row.moved_to_id, Project.gitlab_url == project.gitlab_url)
+        )
+        for iid, title, state, path in moved.tuples():
+            yield _related("moved_to", full_ref(path, ISSUE, iid), title, state)
 
 
 def _mentions(project: Project, entity_type: str, entity_id: int) -> Iterator[Related]:

@@ -12,6 +12,7 @@ from models.ledger import Project, ProjectPath
 
 T = TypeVar("T")
 _CHUNK = 200
+_MANY = 1_000
 
 
 def projects_of(gitlab_url: str, project: str | None) -> dict[int, str]:
@@ -60,6 +61,17 @@ def in_chunks(values: Collection[T]) -> Iterator[list[T]]:
     ordered = list(values)
     for start in range(0, len(ordered), _CHUNK):
         yield ordered[start : start + _CHUNK]
+
+
+def chosen(column: Any, values: Collection[Any]) -> Iterator[list[Any]]:
+    """Return the conditions of the queries that find these rows, and, where there are many, others of the project too.
+
+    Hundreds of lists of numbers cost more than to read the whole project once.
+    """
+    if len(values) > _MANY:
+        yield []
+        return
+    yield from ([column.in_(chunk)] for chunk in in_chunks(values))
 
 
 def not_in_mirror(project: str, entity: Entity) -> NotFoundError:

@@ -69,7 +69,15 @@ def best_of(gitlab_url: str, project: str | None, query: str) -> list[tuple[str,
         for hit in hits
         if hit.project_id in projects
     )
-    return list(found)[:_BEST]
+    with read():
+        # A document can outlive its entity for a moment.
+        return [(path, entity) for path, entity in found if _is_held(gitlab_url, path, entity)][:_BEST]
+
+
+def _is_held(gitlab_url: str, path: str, entity: Entity) -> bool:
+    table: Any = ENTITY_TABLES[entity.entity_type]
+    held = table.select(table.id).where(is_in(table, projects_of(gitlab_url, path)), table.iid == entity.iid)
+    return bool(held.exists())
 
 
 def _story_of(gitlab_url: str, project: str, entity: Entity) -> list[Event]:
@@ -93,9 +101,10 @@ def _story_of(gitlab_url: str, project: str, entity: Entity) -> list[Event]:
     elif row.closed_at is not None:
         events.append(Event(row.closed_at, ref, "closed", row.closed_by))
     events += _notes(of_it, ref)
-    events += _resource_events(of_it, ref, project_id, path)
+    its_project = Project.get_by_id(project_id)
+    events += _resource_events(of_it, ref, its_project)
     told = story.without_echoes(events)
-    return _with_causes(told, project_id, path, entity) if entity.entity_type == ISSUE else told
+    return _with_causes(told, its_project, entity) if entity.entity_type == ISSUE else told
 
 
 def _notes(of_it: tuple[str, int], ref: str) -> Iterator[Event]:
@@ -122,7 +131,7 @@ def _notes(of_it: tuple[str, int], ref: str) -> Iterator[Event]:
             )
 
 
-def _resource_events(of_it: tuple[str, int], ref: str, project_id: int, path: str) -> Iterator[Event]:
+def _resource_events(of_it: tuple[str, int], ref: str, project: Project) -> Iterator[Event]:
     table = ResourceEvent
     rows = table.select().where(table.entity_type == of_it[0], table.entity_id == of_it[1])
     for event in rows.order_by(table.kind, table.gitlab_id):
@@ -130,7 +139,7 @@ def _resource_events(of_it: tuple[str, int], ref: str, project_id: int, path: st
             continue
         if event.kind == "state":
             kind: Any = event.state if event.state in ("closed", "reopened", "merged") else "state"
-            cause = _cause_of(json.loads(event.raw), project_id, path)
+            cause = _cause_of(json.loads(event.raw), project)
             text = None if kind == event.state else event.state
             yield Event(event.created_at, ref, kind, event.author, text, cause, sequence=event.gitlab_id)
             continue
@@ -141,24 +150,18 @@ def _resource_events(of_it: tuple[str, int], ref: str, project_id: int, path: st
         yield Event(event.created_at, ref, kind, event.author, f"{sign}{name}", sequence=event.gitlab_id)
 
 
-def _cause_of(raw: Mapping[str, Any], project_id: int, path: str) -> str | None:
+def _cause_of(raw: Mapping[str, Any], project: Project) -> str | None:
     gitlab_id = raw.get("source_merge_request_id")
     if isinstance(gitlab_id, int):
-        rows = MergeRequest.select(MergeRequest.iid, MergeRequest.project).where(MergeRequest.gitlab_id == gitlab_id)
-        for row in rows:
-            return full_ref(path, MERGE_REQUEST, row.iid) if row.project_id == project_id else _ref_of(row)
+        for row in merge_requests_of(project.gitlab_url).where(MergeRequest.gitlab_id == gitlab_id).namedtuples():
+            return full_ref(row.path, MERGE_REQUEST, row.iid)
     commit = raw.get("source_commit")
     return f"commit {commit[:12]}" if isinstance(commit, str) else None
 
 
-def _ref_of(row: Any) -> str:
-    path = Project.select(Project.path_with_namespace).where(Project.project_id == row.project_id).scalar()
-    return full_ref(str(path), MERGE_REQUEST, row.iid)
-
-
-def _with_causes(events: Sequence[Event], project_id: int, path: str, entity: Entity) -> list[Event]:
+def _with_causes(events: Sequence[Event], project: Project, entity: Entity) -> list[Event]:
     """Say of a closing that follows a merge which closes this issue that it came by that."""
-    merges = closing_merge_requests(project_id, entity.iid)
+    merges = closing_merge_requests(project, entity.iid)
     told = []
     for event in events:
         cause = event.cause
@@ -169,27 +172,38 @@ def _with_causes(events: Sequence[Event], project_id: int, path: str, entity: En
                 if row.merged_at is not None and abs(event.at - row.merged_at) <= _CLOSED_BY_MERGE_MS
             ]
             best = min(near, key=lambda row: (abs(event.at - row.merged_at), row.iid), default=None)
-            cause = None if best is None else _ref_of(best)
+            cause = None if best is None else full_ref(best.path, MERGE_REQUEST, best.iid)
         told.append(replace(event, cause=cause))
     return told
 
 
-def closing_merge_requests(project_id: int, iid: int) -> list[Any]:
-    """Return the merge requests of the mirror that close an issue, when they are merged."""
-    gitlab_id = Project.select(Project.gitlab_id).where(Project.project_id == project_id).scalar()
-    if gitlab_id is None:
-        return []
+def closing_merge_requests(project: Project, iid: int) -> list[Any]:
+    """Return the merge requests of the mirror that close an issue of this project: path, iid, title, state, times."""
     return list(
-        MergeRequest.select(
-            MergeRequest.iid, MergeRequest.project, MergeRequest.title, MergeRequest.state, MergeRequest.merged_at
-        )
+        merge_requests_of(project.gitlab_url)
         .join(EntityLink, on=(EntityLink.entity_id == MergeRequest.id))
         .where(
             EntityLink.entity_type == MERGE_REQUEST,
             EntityLink.kind == "closes_issues",
-            EntityLink.linked_project_id == gitlab_id,
+            EntityLink.linked_project_id == project.gitlab_id,
             EntityLink.linked_iid == iid,
-            MergeRequest.deleted_at.is_null(),
         )
         .order_by(MergeRequest.project, MergeRequest.iid)
+        .namedtuples()
+    )
+
+
+def merge_requests_of(gitlab_url: str) -> Any:
+    """Return the query for the merge requests of one GitLab: another one gives the same numbers to others."""
+    return (
+        MergeRequest.select(
+            MergeRequest.iid,
+            MergeRequest.title,
+            MergeRequest.state,
+            MergeRequest.merged_at,
+            Project.path_with_namespace.alias("path"),
+        )
+        .join(Project, on=(MergeRequest.project == Project.project_id))
+        .where(Project.gitlab_url == gitlab_url, MergeRequest.deleted_at.is_null())
+        .switch(MergeRequest)
     )

@@ -386,3 +386,39 @@ def test_a_query_leads_to_the_entities_whose_words_fit_it_best(closed: None, mir
     assert timeline.best_of(GITLAB_URL, PROJECT, "zeppelin") == []
     assert timeline.timeline(GITLAB_URL, []) == ([], 0)
     assert timeline.best_of("http://elsewhere.test", None, "walrus") == []
+
+
+def test_another_gitlab_that_gives_the_same_numbers_is_another_world(closed: None, mirror: Any) -> None:
+    mirror(issue(12), moved_to_id=900_007)
+    assert [one["ref"] for one in reads.show(GITLAB_URL, PROJECT, "issue", 12)["related"]] == ["tern/harbour#7"]
+    other = Project.insert(
+        gitlab_url="http://elsewhere.test", gitlab_id=PROJECT_ID, path_with_namespace="other/place"
+    ).execute()
+    MergeRequest.update(project=other).execute()
+    Issue.update(project=other).where(Issue.iid == 7).execute()
+    mirror(issue(7), lists={plan.STATE_EVENTS: [event_body(1, state="closed", source_merge_request_id=900_005)]})
+
+    events, _ = timeline.timeline(GITLAB_URL, [(PROJECT, issue(7))])
+
+    assert [event["cause"] for event in events] == [None, None]
+    assert reads.show(GITLAB_URL, PROJECT, "issue", 7)["related"] == []
+    mirror(issue(13), moved_to_id=900_099)
+    Issue.update(gitlab_id=900_099).where(Issue.project == other).execute()
+    assert reads.show(GITLAB_URL, PROJECT, "issue", 13)["related"] == []
+
+
+def test_a_document_that_outlives_its_entity_leads_nowhere(listed: None) -> None:
+    from lore.core.documents import build
+    from models.base import write
+    from models.documents import load_source, save
+
+    (entity_id,) = Issue.select(Issue.id).where(Issue.iid == 2).tuples().first()
+    with write():
+        source = load_source("issue", entity_id)
+        assert source is not None
+        save(source, build(source))
+    assert timeline.best_of(GITLAB_URL, PROJECT, "tide") == [(PROJECT, issue(2))]
+
+    Issue.update(deleted_at=1).where(Issue.iid == 2).execute()
+
+    assert timeline.best_of(GITLAB_URL, PROJECT, "tide") == []
