@@ -13,8 +13,10 @@ import click
 
 from cli.agents import robot_docs
 from cli.ledger import cancel, sweep, sync_runs
+from cli.listing import file_history, issues, mrs, who
 from cli.operating import demo, doctor, worker
-from cli.reading import show
+from cli.reading import show, stats, timeline
+from cli.searching import docs, embed, search
 from cli.shapes import TEXT, record
 from cli.submitting import submit, submit_too, sync
 from lore.door import Call, Door, Doors, run, version
@@ -50,7 +52,29 @@ def completion(call: Call, shell: str) -> None:
     call.done({"shell": shell, "script": script}, show=lambda: click.echo(script, nl=False))
 
 
-for _command in (submit_too, sync, sync_runs, cancel, sweep, worker, show, doctor, demo, robot_docs, completion):
+_COMMANDS = (
+    submit_too,
+    sync,
+    sync_runs,
+    cancel,
+    sweep,
+    worker,
+    search,
+    show,
+    issues,
+    mrs,
+    file_history,
+    timeline,
+    who,
+    stats,
+    docs,
+    embed,
+    doctor,
+    demo,
+    robot_docs,
+    completion,
+)
+for _command in _COMMANDS:
     commands.add_command(_command)
 
 

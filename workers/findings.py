@@ -37,13 +37,14 @@ def outlook(*, queue_deadline_ms: int, ledger_keep_ms: int) -> dict[str, int]:
         now = now_ms()
         waiting = queued(scope)
         found = {
-            "queue_deadline": sum(created_at + queue_deadline_ms < now for _, created_at, _, _ in waiting),
-            "preflight_sent": sum(is_due(sent_at, sends, now) for _, _, sent_at, sends in waiting),
+            "queue_deadline": sum(created_at + queue_deadline_ms < now for _, created_at, _, _, _ in waiting),
+            "preflight_sent": sum(is_due(sent_at, sends, now) for _, _, sent_at, sends, _ in waiting),
             "run_deadline": len(overdue(scope)),
             "claim_expired": len(expired_claims(scope)),
             "fetch_sent": len(due_tasks(scope)),
             "preflight_ended": len(finished_preflights(scope)),
             "commit_sent": sum(is_lock_free(project_id, now) for project_id in waiting_projects(scope)),
+            "stage_sent": sum(is_due(sent_at, sends, now) for _, _, sent_at, sends, _ in idle_stages(scope)),
             "left_open": len(left_open(scope)),
             "forgotten": len(old_runs(ledger_keep_ms)),
         }
@@ -55,10 +56,10 @@ def is_due(sent_at: int | None, sends: int, now: int) -> bool:
     return sent_at is None or sent_at + runs.resend_after_ms(sends) < now
 
 
-def queued(scope: Scope) -> list[tuple[str, int, int | None, int]]:
-    """Return (run_id, created_at, sent_at, sends) of queued runs, the oldest first."""
+def queued(scope: Scope) -> list[tuple[str, int, int | None, int, str]]:
+    """Return (run_id, created_at, sent_at, sends, options) of queued runs, the oldest first."""
     return list(
-        Run.select(Run.run_id, Run.created_at, Run.sent_at, Run.sends)
+        Run.select(Run.run_id, Run.created_at, Run.sent_at, Run.sends, Run.options)
         .where(Run.status == runs.QUEUED, *scope.of(Run.run_id))
         .order_by(Run.created_at)
         .limit(BATCH)
@@ -126,6 +127,21 @@ def is_lock_free(project_id: int, now: int) -> bool:
     """Tell whether nobody holds the project's lock, or its lease is over."""
     lock = ProjectLock.get_or_none(ProjectLock.project == project_id)
     return lock is None or lock.owner is None or lock.until < now
+
+
+def idle_stages(scope: Scope) -> list[tuple[str, str, int | None, int, int]]:
+    """Return (run_id, status, sent_at, sends, stage_at) of runs behind their commit that nobody works on now."""
+    return list(
+        Run.select(Run.run_id, Run.status, Run.sent_at, Run.sends, Run.stage_at)
+        .where(
+            Run.status.in_((runs.DOCUMENTS, runs.EMBEDDING)),
+            Run.stage_owner.is_null() | (Run.stage_until < clock()),
+            *scope.of(Run.run_id),
+        )
+        .order_by(Run.stage_at)
+        .limit(BATCH)
+        .tuples()
+    )
 
 
 def left_open(scope: Scope) -> list[str]:

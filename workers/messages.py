@@ -6,7 +6,8 @@ be sent is not an error: the mark is taken back, and a sweeper sends it later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dramatiq
@@ -23,6 +24,21 @@ log = structlog.get_logger(__name__)
 PREFLIGHT = "preflight"
 FETCH = "fetch"
 COMMIT = "commit"
+DOCUMENTS = "documents"
+EMBED = "embed"
+
+# Who moves on a run that is in this status; a queued one is begun by whoever does its first stage.
+ACTORS: Mapping[str, str] = {
+    runs.PREFLIGHT: PREFLIGHT,
+    runs.COMMITTING: COMMIT,
+    runs.DOCUMENTS: DOCUMENTS,
+    runs.EMBEDDING: EMBED,
+}
+
+
+def first_actor(options: str) -> str:
+    """Return who begins a queued run with these options: a resumed one does not begin with its preflight."""
+    return ACTORS[json.loads(options).get("starts_at", runs.PREFLIGHT)]
 
 
 def is_ours(run_id: str) -> bool:

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +19,9 @@ from lore.core.errors import BusyError, Failure, NotFoundError, RunError, UsageE
 from lore.core.plan import Entity, plan_tasks
 from lore.core.runs import RunOptions
 from models.base import insert_in_chunks, now_ms, read, write
-from models.ledger import Project, ProjectPath, Run, RunEntity, RunEvent, RunSource
+from models.content import ENTITY_TABLES
+from models.documents import Document
+from models.ledger import Project, ProjectPath, Run, RunDocument, RunEntity, RunEvent, RunSource
 from models.queue import Task
 from models.watch import Watch
 from workers import messages, moves
@@ -82,12 +84,14 @@ def retry(run_id: str) -> Submitted:
             return Submitted(earlier.run_id, earlier.sends > 0, project.path_with_namespace)
         if run.status not in rules.FINAL_STATUSES:
             raise UsageError("RUN_OPEN", f"run {run_id} is still {run.status}", run_id=run_id)
-        rows = RunEntity.select(RunEntity.entity_type, RunEntity.iid, RunEntity.status).where(RunEntity.run == run_id)
-        scope = rules.retry_scope((Entity(entity_type, iid), status) for entity_type, iid, status in rows.tuples())
+        rows = RunEntity.select(RunEntity.entity_type, RunEntity.iid, RunEntity.status, RunEntity.stage)
+        rows = rows.where(RunEntity.run == run_id)
+        ended = [(Entity(entity_type, iid), status, stage) for entity_type, iid, status, stage in rows.tuples()]
+        scope = rules.retry_scope((entity, status) for entity, status, _ in ended)
         if not scope:
             raise UsageError("NOTHING_TO_RETRY", f"every entity of run {run_id} ended ok or skipped", run_id=run_id)
         asked = json.loads(run.options)["project"]
-        options = _options_of(run)
+        options = replace(moves.options_of(run), starts_at=rules.resume_at(ended))
         opened = _open_run(project.gitlab_url, asked, scope, options, "retry", retry_of=run_id)
     log.info("run_opened", run_id=opened.run_id, retry_of=run_id, entities=len(scope), trigger="retry")
     return _sent(opened, project.path_with_namespace)
@@ -301,10 +305,11 @@ def iso(at_ms: int | None) -> str | None:
 class _Opened:
     run_id: str
     is_marked_sent: bool
+    starts_at: str
 
 
 def _sent(opened: _Opened, project: str) -> Submitted:
-    is_sent = opened.is_marked_sent and messages.send_run(messages.PREFLIGHT, opened.run_id)
+    is_sent = opened.is_marked_sent and messages.send_run(messages.ACTORS[opened.starts_at], opened.run_id)
     return Submitted(opened.run_id, is_sent, project)
 
 
@@ -322,6 +327,7 @@ def _open_run(
     row = _find_or_add_project(gitlab_url, project)
     is_known = row.gitlab_id is not None and (row.confirmed_at or 0) > now - CONFIRMED_FOR_MS
     run_id = new_run_id(now)
+    is_resumed = options.starts_at != rules.PREFLIGHT
     is_sent = is_to_be_sent and messages.is_ours(run_id)
     Run.insert(
         run_id=run_id,
@@ -329,7 +335,7 @@ def _open_run(
         kind="surgical",
         mode=options.mode,
         status=rules.QUEUED,
-        stage=rules.STAGE_PREFLIGHT,
+        stage=options.starts_at,
         options=json.dumps(asdict(options) | {"project": project, "by_path": not is_known}),
         trigger=trigger,
         retry_of=retry_of,
@@ -345,7 +351,7 @@ def _open_run(
                 "run": run_id,
                 "entity_type": entity.entity_type,
                 "iid": entity.iid,
-                "stage": rules.STAGE_PREFLIGHT,
+                "stage": options.starts_at,
                 "status": rules.PENDING,
                 "updated_at": now,
             }
@@ -363,11 +369,48 @@ def _open_run(
                 "job_type": task.job_type,
                 "status": rules.PENDING,
             }
-            for task in plan_tasks(entities, with_project=not is_known)
+            for task in ([] if is_resumed else plan_tasks(entities, with_project=not is_known))
         ],
     )
-    moves.record(run_id, "opened", stage=rules.STAGE_PREFLIGHT, entities=len(entities), trigger=trigger)
-    return _Opened(run_id, is_sent)
+    if is_resumed:
+        assert retry_of is not None
+        _take_over_scope(retry_of, run_id, row.project_id, entities)
+    moves.record(run_id, "opened", stage=options.starts_at, entities=len(entities), trigger=trigger)
+    return _Opened(run_id, is_sent, options.starts_at)
+
+
+def _take_over_scope(earlier: str, run_id: str, project_id: int, entities: Sequence[Entity]) -> None:
+    """Give a resumed run the sources and documents that the earlier one had of these entities, and no others."""
+    for entity in entities:
+        table = ENTITY_TABLES[entity.entity_type]
+        entity_id = table.select(table.id).where(table.project == project_id, table.iid == entity.iid).scalar()
+        sources = RunSource.select(RunSource.dirty_source_id).where(
+            RunSource.run == earlier, RunSource.source_type == entity.entity_type, RunSource.source_id == entity_id
+        )
+        insert_in_chunks(
+            RunSource,
+            [
+                {
+                    "run": run_id,
+                    "dirty_source_id": dirty_id,
+                    "source_type": entity.entity_type,
+                    "source_id": entity_id,
+                }
+                for (dirty_id,) in sources.tuples()
+            ],
+        )
+        built = (
+            RunDocument.select(RunDocument.document_id)
+            .join(Document, on=(Document.id == RunDocument.document_id))
+            .where(
+                RunDocument.run == earlier,
+                Document.entity_type == entity.entity_type,
+                Document.entity_id == entity_id,
+            )
+        )
+        insert_in_chunks(
+            RunDocument, [{"run": run_id, "document_id": document_id} for (document_id,) in built.tuples()]
+        )
 
 
 def new_run_id(now: int) -> str:
@@ -393,11 +436,6 @@ def _find_or_add_project(gitlab_url: str, asked: str) -> Project:
     found = Project.get_by_id(path.project_id)
     assert found is not None
     return found
-
-
-def _options_of(run: Run) -> RunOptions:
-    stored = json.loads(run.options)
-    return RunOptions(mode=run.mode, docs=stored["docs"], embed=stored["embed"])
 
 
 def _views(found: Sequence[Run]) -> list[dict[str, Any]]:
