@@ -218,7 +218,175 @@ SHOWN = record(
             web_url=maybe(TEXT),
         )
     ),
+    related=rows(record(relation=TEXT, ref=TEXT, title=maybe(TEXT), state=maybe(TEXT), is_held=TRUTH)),
     fresh=record(observed_at=TIME, children_observed_at=maybe(TIME), settled=TRUTH),
+)
+
+_LISTED = {
+    "ref": TEXT,
+    "project": TEXT,
+    "iid": WHOLE,
+    "title": maybe(TEXT),
+    "state": TEXT,
+    "author": maybe(TEXT),
+    "assignees": rows(TEXT),
+    "labels": rows(TEXT),
+    "milestone": maybe(TEXT),
+    "user_notes_count": maybe(WHOLE),
+    "web_url": maybe(TEXT),
+    "created_at": TIME,
+    "updated_at": TIME,
+    "closed_at": maybe(TIME),
+}
+
+ISSUES = record(total=WHOLE, issues=rows(record(**_LISTED, confidential=maybe(TRUTH), due_date=maybe(TEXT))))
+
+MERGE_REQUESTS = record(
+    total=WHOLE,
+    merge_requests=rows(
+        record(
+            **_LISTED,
+            draft=maybe(TRUTH),
+            reviewers=rows(TEXT),
+            source_branch=maybe(TEXT),
+            target_branch=maybe(TEXT),
+            merged_at=maybe(TIME),
+        )
+    ),
+)
+
+_TOUCHING = {
+    "ref": TEXT,
+    "iid": WHOLE,
+    "title": maybe(TEXT),
+    "state": TEXT,
+    "author": maybe(TEXT),
+    "at": TIME,
+    "created_at": TIME,
+    "merged_at": maybe(TIME),
+    "closed_at": maybe(TIME),
+    "files": rows(
+        record(
+            change={"enum": ["added", "renamed", "deleted", "changed"]},
+            old_path=TEXT,
+            new_path=TEXT,
+            lines_added=maybe(WHOLE),
+            lines_removed=maybe(WHOLE),
+        )
+    ),
+}
+
+_SAID_OF_FILE = record(
+    note_id=WHOLE,
+    discussion_id=TEXT,
+    author=maybe(TEXT),
+    created_at=maybe(TIME),
+    path=TEXT,
+    line=maybe(WHOLE),
+    resolved=maybe(TRUTH),
+    snippet=TEXT,
+)
+
+# The second is that of --discussions.
+HISTORY = record(
+    project=TEXT,
+    path=TEXT,
+    paths=rows(TEXT),
+    total=WHOLE,
+    history=rows(either(record(**_TOUCHING), record(**_TOUCHING, discussions=rows(_SAID_OF_FILE)))),
+)
+
+PEOPLE = record(
+    project=TEXT,
+    kind={"enum": ["path", "label"]},
+    name=TEXT,
+    paths=rows(TEXT),
+    total=WHOLE,
+    people=rows(
+        record(
+            username=TEXT,
+            authored=WHOLE,
+            assigned=WHOLE,
+            reviewed=WHOLE,
+            merged=WHOLE,
+            commented=WHOLE,
+            total=WHOLE,
+            last_at=TIME,
+            refs=rows(TEXT),
+        )
+    ),
+)
+
+STORY = record(
+    refs=rows(TEXT),
+    title=maybe(TEXT),
+    total=WHOLE,
+    events=rows(
+        record(
+            at=TIME,
+            ref=TEXT,
+            kind=TEXT,
+            author=maybe(TEXT),
+            text=maybe(TEXT),
+            cause=maybe(TEXT),
+            path=maybe(TEXT),
+            line=maybe(WHOLE),
+        )
+    ),
+)
+
+# By entity type: how many in `total`, and in each state that occurs.
+_STATES = mapping(WHOLE)
+
+STATS = record(
+    gitlab_url=TEXT,
+    database=record(kind={"enum": ["postgresql", "sqlite"]}, size_bytes=WHOLE),
+    documents=WHOLE,
+    embeddings=WHOLE,
+    dirty_sources=WHOLE,
+    total=WHOLE,
+    projects=rows(
+        record(
+            project=TEXT,
+            issues=_STATES,
+            merge_requests=_STATES,
+            deleted=WHOLE,
+            discussions=WHOLE,
+            notes=WHOLE,
+            events=WHOLE,
+            files=WHOLE,
+            links=WHOLE,
+            oldest_observed_at=maybe(TIME),
+            newest_observed_at=maybe(TIME),
+            newest_updated_at=maybe(TIME),
+            last_run=maybe(record(run_id=TEXT, status=TEXT, finished_at=maybe(TIME))),
+        )
+    ),
+)
+
+# `marks` are where the query's words stand in `snippet`; `why` is the rank from 1 by `text` and by `semantic`, and the
+# `similarity`.
+FOUND = record(
+    query=TEXT,
+    mode={"enum": ["hybrid", "text", "semantic"]},
+    hits=rows(
+        record(
+            ref=TEXT,
+            type={"enum": ["issue", "merge_request", "discussion"]},
+            project=TEXT,
+            entity_type=ENTITY_TYPE,
+            iid=WHOLE,
+            title=TEXT,
+            state=maybe(TEXT),
+            author=maybe(TEXT),
+            updated_at=TIME,
+            web_url=maybe(TEXT),
+            snippet=TEXT,
+            marks=rows({"type": "array", "prefixItems": [WHOLE, WHOLE], "minItems": 2, "maxItems": 2}),
+            score=NUMBER,
+            why=mapping(NUMBER),
+        )
+    ),
 )
 
 # A command that stays until it is stopped, and ends as what it started does.

@@ -26,12 +26,29 @@ DOORS = dict(doors(("lore-submit", cli.submit), ("lore", cli.commands)))
 
 # How every command is called on a filled mirror, in this order; the first call of a list answers with the list.
 CALLS: dict[str, list[list[str]]] = {
-    "lore-submit": [["--mr", "12", "--issue", "7"], ["--mr", "12", "--dry-run"]],
+    "lore-submit": [
+        ["--mr", "12", "--issue", "7"],
+        ["--mr", "12", "--dry-run"],
+        ["--issue", "4", "--no-docs", "--no-embed"],
+    ],
     "lore submit": [["--issue", "3", "--preflight-only"], ["--issue", "7", "--no-wait"]],
     "lore cancel": [["last"]],
     "lore sync": [["--mr", "12", "--no-embed"], ["--issue", "7", "--dry-run"]],
     "lore sync-runs": [[], ["--run-id", "last"], ["--status", "succeeded", "-n", "1"]],
+    "lore docs": [[]],
+    "lore embed": [[], ["--rebuild"]],
+    "lore search": [
+        ["tide", "table"],
+        ["summer", "--type", "discussion", "--mode", "text"],
+        ["xyzzy", "--author", "x"],
+    ],
     "lore show": [["!12"], ["#7"]],
+    "lore issues": [["--state", "all"], ["--label", "bug", "--search", "tide", "--sort", "comments:asc"]],
+    "lore mrs": [[], ["--state", "merged"]],
+    "lore file-history": [["harbour/tides.py", "--discussions"], ["harbour/tides.py", "--no-follow-renames"]],
+    "lore timeline": [["!12"], ["#7"], ["tide table"]],
+    "lore who": [["harbour/tides.py"], ["bug"]],
+    "lore stats": [[], ["-p", "tern/harbour"]],
     "lore sweep": [[]],
     "lore doctor": [[]],
     "lore worker": [["--until-stdin-closes"]],
