@@ -14,7 +14,8 @@ import click
 from cli.ledger import cancel, sweep, sync_runs
 from cli.operating import demo, doctor, worker
 from cli.reading import show
-from cli.submitting import submit, submit_too, sync
+from cli.submitting import submit, submit_too
+from cli.syncing import sync
 from lore.door import Call, Door, Doors, run, version
 
 

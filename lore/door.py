@@ -32,6 +32,7 @@ class Call:
         outcome: Set by the command that could do its work.
         show: Prints the outcome, or what is known beside an error, for people.
         shows_failures: Whether an error still has to name the failed entities (`show` has not).
+        is_terse: An error is one line: cron mails what is printed.
     """
 
     def __init__(self, prog: str, argv: Sequence[str]) -> None:
@@ -41,6 +42,7 @@ class Call:
         self.outcome: Outcome | None = None
         self.show: Callable[[], None] | None = None
         self.shows_failures = True
+        self.is_terse = False
         self.is_logging = False
         self._began = time.monotonic()
         self._warnings: list[Warned] = []
@@ -188,6 +190,8 @@ def _answer_error(call: Call, error: LoreError) -> int:
     if call.show is not None:
         _print(call.show)
     first, *rest = error_lines(error, with_failures=call.shows_failures)
+    if call.is_terse:
+        rest = []
     with contextlib.suppress(OSError):
         click.secho(first, fg="red", err=True)
         for line in rest:

@@ -96,6 +96,9 @@ class FakeGitLab:
     def set(self, entity: Entity | None, job_type: str, answer: Any) -> None:
         self.answers[_key(entity, job_type)] = answer
 
+    def take_limits(self) -> None:
+        return None
+
     def read_object(self, path: str) -> Any:
         return SimpleNamespace(body=_as_bytes(self._answer(path)))
 
@@ -181,7 +184,7 @@ def drain(*, only: set[str] | None = None, limit: int | None = None) -> int:
 
 
 def next_message(broker: Any, only: set[str] | None = None) -> dramatiq.Message[Any] | None:
-    for name in ("preflight", "fetch", "commit"):
+    for name in ("preflight", "fetch", "commit", "plan", "sync_fetch", "sync_commit"):
         if (only is None or name in only) and not broker.queues[name].empty():
             data = broker.queues[name].get_nowait()
             broker.queues[name].task_done()
@@ -191,7 +194,7 @@ def next_message(broker: Any, only: set[str] | None = None) -> dramatiq.Message[
 
 def waiting_messages() -> Iterator[dramatiq.Message[Any]]:
     broker: Any = dramatiq.get_broker()
-    for name in ("preflight", "fetch", "commit"):
+    for name in ("preflight", "fetch", "commit", "plan", "sync_fetch", "sync_commit"):
         for data in list(broker.queues[name].queue):
             yield dramatiq.Message.decode(data)
 

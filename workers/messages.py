@@ -6,7 +6,8 @@ be sent is not an error: the mark is taken back, and a sweeper sends it later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dramatiq
@@ -23,6 +24,15 @@ log = structlog.get_logger(__name__)
 PREFLIGHT = "preflight"
 FETCH = "fetch"
 COMMIT = "commit"
+PLAN = "plan_sync"
+
+# Who begins a queued run, by the status it goes to.
+ACTORS: Mapping[str, str] = {runs.PREFLIGHT: PREFLIGHT, runs.WALKING: PLAN}
+
+
+def first_actor(options: str) -> str:
+    """Return who begins a queued run with these options."""
+    return ACTORS[json.loads(options).get("starts_at", runs.PREFLIGHT)]
 
 
 def is_ours(run_id: str) -> bool:
@@ -81,8 +91,16 @@ def send_fetches(run_id: str, task_ids: Iterable[int]) -> bool:
     return True
 
 
+def wake_sync(run_id: str) -> None:
+    """Tell a sync that one of its children got on; a lost call only costs the time until a sweeper looks."""
+    if is_ours(run_id):
+        _send(PLAN, run_id, run_id=run_id)
+
+
 def _send(actor_name: str, key: str | int, *, run_id: str) -> bool:
     broker = dramatiq.get_broker()
+    if runs.is_child(run_id) and actor_name in (FETCH, COMMIT):
+        actor_name = f"sync_{actor_name}"
     actor = broker.get_actor(actor_name)
     try:
         broker.enqueue(actor.message_with_options(args=(key,), run_id=run_id))

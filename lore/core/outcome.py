@@ -18,6 +18,7 @@ WARNINGS: Final[dict[str, str]] = {
     "OPEN_SETTINGS_FILE": "a password in a settings file that others can read",
     "BROKER_UNREACHABLE": "Redis does not answer: the run stays queued and is sent later",
     "NO_LIVE_WORKER": "no worker is there to take the run",
+    "SYNC_ACTIVE": "a sync of the project is under way already, so nothing was begun",
     "LEFT_QUEUED": "the run was written and waits for a worker",
 }
 

@@ -80,6 +80,16 @@ class RunOptions:
     embed: bool = True
 
 
+def child_id(parent_run_id: str, number: int) -> str:
+    """Return the id of a sync's child: it begins with its parent's, so one prefix names them all."""
+    return f"{parent_run_id}.{number:04d}"
+
+
+def is_child(run_id: str) -> bool:
+    """Tell whether this is the id of a sync's child; a person's own run goes before it."""
+    return run_id.count(".") > 1
+
+
 def resend_after_ms(sends: int) -> int:
     """Return how long a message that was sent this often may stay unheard before it is sent again.
 
@@ -236,7 +246,7 @@ def exit_of(error_code: str, stage: str, failures: Sequence[Failure] = ()) -> Ex
     Entities that all failed by a rate limit, or all by GitLab being down, doomed the run just as well.
     """
     code = CODES.get(error_code, CODES["INTERNAL"])
-    if code.dooms_run or code.exit in _ENDS_ALL:
+    if code.dooms_run or code.exit in _ENDS_ALL or error_code == "SYNC_INCOMPLETE":
         return code.exit
     if failures and all(failure.code in _CAN_PASS for failure in failures):
         causes = {CODES[failure.code].exit for failure in failures}
