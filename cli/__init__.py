@@ -12,8 +12,10 @@ import sys
 import click
 
 from cli.ledger import cancel, sweep, sync_runs
+from cli.listing import file_history, issues, mrs, who
 from cli.operating import demo, doctor, worker
-from cli.reading import show
+from cli.reading import show, stats, timeline
+from cli.searching import docs, embed, search
 from cli.submitting import submit, submit_too
 from cli.syncing import sync
 from lore.door import Call, Door, Doors, run, version
@@ -49,7 +51,28 @@ def completion(call: Call, shell: str) -> None:
     call.done({"shell": shell, "script": script}, show=lambda: click.echo(script, nl=False))
 
 
-for _command in (submit_too, sync, sync_runs, cancel, sweep, worker, show, doctor, demo, completion):
+_COMMANDS = (
+    submit_too,
+    sync,
+    sync_runs,
+    cancel,
+    sweep,
+    worker,
+    search,
+    show,
+    issues,
+    mrs,
+    file_history,
+    timeline,
+    who,
+    stats,
+    docs,
+    embed,
+    doctor,
+    demo,
+    completion,
+)
+for _command in _COMMANDS:
     commands.add_command(_command)
 
 

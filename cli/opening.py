@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,9 +17,65 @@ if TYPE_CHECKING:
     from lore.core.refs import Ref, Selection
     from lore.settings import Settings
 
+C = TypeVar("C", bound=Callable[..., Any])
+
 project_option = click.option(
     "-p", "--project", metavar="PROJECT", help="Full path, numeric id or URL; else LORE_PROJECT, else the git remote."
 )
+
+MOST_LISTED = 10_000
+
+
+class Moment(click.ParamType[int]):
+    """A date, a time, or how long ago, as milliseconds."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the moment that was named."""
+        from lore.core.moments import parse_moment
+
+        try:
+            return parse_moment(str(value), now=time.time_ns() // 1_000_000)
+        except ValueError as error:
+            self.fail(f"{value!r} is no moment: {error}", param, ctx)
+
+
+def limit_option(default: int, what: str) -> Callable[[C], C]:
+    """Return the option that says how many rows a list has at most."""
+    return click.option(
+        "-n",
+        "--limit",
+        type=click.IntRange(1, MOST_LISTED),
+        default=default,
+        metavar="N",
+        help=f"So many {what} ({default}).",
+    )
+
+
+def name_project(settings: Settings, runs: ModuleType) -> str | None:
+    """Return the project that was named, or the checkout's; None where neither is."""
+    from lore.core.refs import parse_project, project_of_remote
+
+    if settings.project:
+        named = parse_project(settings.project, base_url=settings.gitlab_url)
+        return str(runs.resolve_project(settings.gitlab_url, named))
+    remote = origin_remote()
+    return project_of_remote(remote, base_url=settings.gitlab_url) if remote else None
+
+
+def require_project(settings: Settings, runs: ModuleType) -> str:
+    """Return the same project.
+
+    Raises:
+        UsageError: NO_PROJECT.
+    """
+    from lore.core.refs import no_project
+
+    named = name_project(settings, runs)
+    if named is None:
+        raise no_project(settings.gitlab_url)
+    return named
 
 
 def select(settings: Settings, named: Sequence[Ref], *, options: Sequence[str]) -> Selection:

@@ -1,33 +1,106 @@
-"""What only reads the mirror: no request is made."""
+"""What only reads the mirror, of one entity or of all: no request is made."""
 # ruff: noqa: PLC0415  # what a command needs is imported when it is called
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from cli.opening import open_ledger, project_option, select
+from cli.opening import limit_option, name_project, open_ledger, project_option, select
 from lore.door import Call, Door
+
+if TYPE_CHECKING:
+    from lore.core.plan import Entity
+    from lore.settings import Settings
 
 
 @click.command(cls=Door, example="lore show 'group/project!12'")
 @click.argument("ref", metavar="REF")
 @project_option
+@click.option("--open", "is_to_open", is_flag=True, help="Also open it in the browser.")
 @click.pass_obj
-def show(call: Call, ref: str, project: str | None) -> None:
+def show(call: Call, ref: str, project: str | None, is_to_open: bool) -> None:
     """Show what the mirror holds of an entity.
 
     REF is a web URL, group/project!12, '!12' or '#7'. Only the mirror is read: no request is made.
     """
-    from lore.core.refs import parse_ref, ref_of
-
     settings = call.settings(LORE_PROJECT=project)
-    selection = select(settings, [parse_ref(ref, base_url=settings.gitlab_url)], options=())
-    runs = open_ledger(settings)
+    name, entity = _find(settings, ref)
+    from lore.core.refs import ref_of, web_url_of
     from lore.terminal import show_entity
     from workers import reads
 
-    name = runs.resolve_project(settings.gitlab_url, selection.project)
-    entity = selection.entities[0]
     held = reads.show(settings.gitlab_url, name, entity.entity_type, entity.iid)
     shown = {"ref": ref_of(entity.entity_type, entity.iid, project=name), **held}
+    if is_to_open:
+        # Made of what we know: an address that GitLab sent could be of any scheme and host.
+        _open(call, web_url_of(settings.gitlab_url, held["project"], entity))
     call.done(shown, show=lambda: show_entity(shown))
+
+
+@click.command(cls=Door, example="lore timeline '#7'\nlore timeline 'tide table'")
+@click.argument("asked", metavar="REF|QUERY")
+@project_option
+@limit_option(200, "events, oldest first")
+@click.pass_obj
+def timeline(call: Call, asked: str, project: str | None, limit: int) -> None:
+    """Tell the story of an entity, or of those that fit a query best, in one order of time.
+
+    Created, comments, pushes, labels, milestones, mentions, closed, reopened, merged: each with who did it and by what
+    it came. REF is a web URL, group/project!12, '!12' or '#7'; anything else is searched for, by its words.
+    """
+    from lore.core.refs import is_ref, ref_of
+
+    settings = call.settings(LORE_PROJECT=project)
+    if is_ref(asked):
+        named = [_find(settings, asked)]
+    else:
+        runs = open_ledger(settings)
+        from workers import timeline as stories
+
+        named = stories.best_of(settings.gitlab_url, name_project(settings, runs), asked)
+    from lore.views import show_timeline
+    from workers import timeline as stories
+
+    events, total = stories.timeline(settings.gitlab_url, named, limit=limit)
+    created = [event for event in events if event["kind"] == "created"]
+    title = created[0]["text"] if len(named) == 1 and created else asked
+    refs = [ref_of(entity.entity_type, entity.iid, project=name) for name, entity in named]
+    shown = {"refs": refs, "title": title, "total": total, "events": events}
+    call.done(shown, show=lambda: show_timeline(shown))
+
+
+@click.command(cls=Door, example="lore stats")
+@project_option
+@limit_option(100, "projects, in the order of their paths")
+@click.pass_obj
+def stats(call: Call, project: str | None, limit: int) -> None:
+    """Say what the mirror holds, how fresh and how big.
+
+    Without -p every project of the mirror is counted.
+    """
+    settings = call.settings(LORE_PROJECT=project)
+    runs = open_ledger(settings)
+    from lore.views import show_stats
+    from workers import lists
+
+    named = name_project(settings, runs) if settings.sources["project"] == "option" else None
+    shown = lists.stats(settings.gitlab_url, named, limit=limit)
+    call.done(shown, show=lambda: show_stats(shown))
+
+
+def _find(settings: Settings, ref: str) -> tuple[str, Entity]:
+    """Open the mirror; return the project and entity that a REF names."""
+    from lore.core.refs import parse_ref
+
+    selection = select(settings, [parse_ref(ref, base_url=settings.gitlab_url)], options=())
+    runs = open_ledger(settings)
+    return runs.resolve_project(settings.gitlab_url, selection.project), selection.entities[0]
+
+
+def _open(call: Call, url: str) -> None:
+    import webbrowser
+
+    if not webbrowser.open(url):
+        call.warn("NO_BROWSER", f"no browser could be opened for {url}")

@@ -113,7 +113,11 @@ def submit_named(
     flags = [("--preflight-only", preflight_only), ("--dry-run", dry_run), ("--no-docs", no_docs)]
     flags += [("--no-embed", no_embed), ("--wait", bool(will_wait))]
     selection = select(settings, named, options=[flag for flag, is_set in flags if is_set])
-    options = RunOptions(mode="preflight_only" if preflight_only else "commit", docs=not no_docs, embed=not no_embed)
+    options = RunOptions(
+        mode="preflight_only" if preflight_only else "commit",
+        docs=not no_docs,
+        embed=not no_embed and settings.embeddings != "off",
+    )
     if dry_run:
         from lore.core.outcome import plan_of
         from lore.terminal import show_plan

@@ -60,7 +60,7 @@ def _sync_all(call: Call, asked: Mapping[str, Any], *, is_prune: bool) -> None:
     projects = [named] if named else syncing.mirrored_projects(settings.gitlab_url)
     if not projects:
         raise no_project(settings.gitlab_url)
-    options = RunOptions(docs=not asked["no_docs"], embed=not asked["no_embed"])
+    options = RunOptions(docs=not asked["no_docs"], embed=not asked["no_embed"] and settings.embeddings != "off")
     done: list[dict[str, Any]] = []
     errors: list[LoreError] = []
     for project in projects:

@@ -67,9 +67,13 @@ class Call:
         self.is_robot = self.is_robot or settings.robot
         for code, message in settings.warnings:
             self.warn(code, message)
-        if settings.sources["log_level"] != "default":
-            level = settings.log_level
-        configure(format=settings.log_format, level=level, secrets=settings.secrets)
+        is_asked_for = settings.sources["log_level"] != "default"
+        configure(
+            format=settings.log_format,
+            level=settings.log_level if is_asked_for else level,
+            secrets=settings.secrets,
+            has_tracebacks=is_asked_for or level != "error",
+        )
         self.is_logging = True
         return settings
 

@@ -92,7 +92,11 @@ def build_client(
 
 @contextmanager
 def exchange(
-    client: httpx.Client, request: httpx.Request, *, total_s: float, auth: httpx.Auth | None = None
+    client: httpx.Client,
+    request: httpx.Request,
+    *,
+    total_s: float,
+    auth: httpx.Auth | Callable[[httpx.Request], httpx.Request] | None = None,
 ) -> Iterator[httpx.Response]:
     """Send a request, and hand out the response with its body unread.
 

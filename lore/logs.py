@@ -27,7 +27,12 @@ _QUIET: Final[Mapping[str, int]] = {
 
 
 def configure(
-    *, format: str = "auto", level: str = "info", stream: TextIO | None = None, secrets: Iterable[str] = ()
+    *,
+    format: str = "auto",
+    level: str = "info",
+    stream: TextIO | None = None,
+    secrets: Iterable[str] = (),
+    has_tracebacks: bool = True,
 ) -> None:
     """Send every event of structlog and of the standard library's loggers to one stream, each once.
 
@@ -36,6 +41,7 @@ def configure(
         level: `debug`, `info`, `warning` or `error`.
         stream: Where to; None is whatever `sys.stderr` is when an event comes, so that a live view can stand in for it.
         secrets: Texts that are replaced by `***` wherever they turn up (see `lore.settings.Settings.secrets`).
+        has_tracebacks: False names an exception by its kind alone: a command's screen is no place for more.
     """
     threshold = getattr(logging, level.upper())
     target = stream or sys.stderr
@@ -51,7 +57,7 @@ def configure(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
+                structlog.processors.format_exc_info if has_tracebacks else _name_exception,
                 cleaner(secrets),
                 *_rendering(is_console=is_console, has_colours=is_console and _is_terminal(target)),
             ],
@@ -77,6 +83,14 @@ def configure(
         logging.getLogger(name).setLevel(max(least, threshold))
     # What cannot be logged (a closed pipe) must not print a traceback.
     logging.raiseExceptions = False
+
+
+def _name_exception(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    exc_info = event.pop("exc_info", None)
+    if exc_info:
+        kind = exc_info[0] if isinstance(exc_info, tuple) else sys.exc_info()[0]
+        event["exception"] = getattr(kind, "__name__", "unknown")
+    return event
 
 
 def cleaner(secrets: Iterable[str]) -> Processor:

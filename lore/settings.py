@@ -7,6 +7,7 @@ a cloned repository could send the token elsewhere. An empty value counts as not
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import re
 import stat
@@ -19,7 +20,16 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from lore.core.errors import SettingError
 from lore.core.refs import normalise_base_url, redact_url
 
-__all__ = ["NAMES", "Secret", "Settings", "config_file", "parse_duration_ms", "read_settings", "redact_url"]
+__all__ = [
+    "NAMES",
+    "Secret",
+    "Settings",
+    "config_file",
+    "default_embedder",
+    "parse_duration_ms",
+    "read_settings",
+    "redact_url",
+]
 
 DEFAULT_GITLAB_URL: Final = "https://gitlab.com"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -61,6 +71,14 @@ class Secret:
         return hash(self._text)
 
 
+def default_embedder() -> str:
+    """Return `wordllama` where it is installed, else `off`: there are platforms that it has no wheel for.
+
+    It is looked for and not imported, as most commands need no embedder.
+    """
+    return "wordllama" if importlib.util.find_spec("wordllama") is not None else "off"
+
+
 @dataclass(frozen=True)
 class Settings:
     """What lore was told; the unit is in the name.
@@ -71,6 +89,9 @@ class Settings:
         project: As it was written; `lore.core.refs.parse_project` reads it.
         database_url: `sqlite://` and an absolute, percent-encoded path, or `postgresql://…`; may hold a password.
         redis_url: None means embedded: no Redis at all; may hold a password.
+        embeddings: One of `EMBEDDERS`; see `default_embedder`.
+        embeddings_url: None takes the embedder's own, where it has one (see `lore.embeddings.build_embedder`).
+        embeddings_model: None takes the embedder's own, where it has one.
         sources: Where each attribute's value comes from: `default`, `option`, `environment`, or a file's path.
         warnings: (code, message) of what is odd but does no harm.
         secrets: Every text that must never be shown, in each spelling it may turn up in.
@@ -81,7 +102,11 @@ class Settings:
     project: str | None = None
     database_url: str = field(default="", repr=False)
     redis_url: str | None = field(default=None, repr=False)
-    embeddings: str = "wordllama"
+    embeddings: str = field(default_factory=default_embedder)
+    embeddings_url: str | None = None
+    embeddings_model: str | None = None
+    embeddings_token: Secret | None = None
+    embeddings_timeout_s: float = 60.0
     ca_file: Path | None = None
     gitlab_concurrency: int = 16
     gitlab_timeout_s: float = 30.0
@@ -159,7 +184,9 @@ def read_settings(environ: Mapping[str, str], *, options: Mapping[str, str | Non
     for known in _KNOWN:
         text, source = _first(known.name, layers)
         sources[known.attribute] = source
-        if text:
+        if text and known.attribute == "embeddings_token":
+            values[known.attribute] = _token_from(known.name, text, source, written)
+        elif text:
             values[known.attribute] = _parsed(known, text, source, environ=environ)
     token, problem, sources["gitlab_token"] = _read_token(layers, written)
     warnings = [*_unknown_names(environ, "environment"), *_unknown_names(written.values, str(path))]
@@ -170,7 +197,10 @@ def read_settings(environ: Mapping[str, str], *, options: Mapping[str, str | Non
         gitlab_token=token,
         sources=sources,
         warnings=tuple(warnings),
-        secrets=_secrets(token, [values["database_url"], values.get("redis_url"), *_proxies(environ)]),
+        secrets=_secrets(
+            [token, values.get("embeddings_token")],
+            [values["database_url"], values.get("redis_url"), *_proxies(environ)],
+        ),
         token_problem=problem,
     )
     if token is None and problem is None:
@@ -336,8 +366,8 @@ def _unknown_names(values: Mapping[str, Any], source: str) -> list[tuple[str, st
     return warnings
 
 
-def _secrets(token: Secret | None, urls: Iterable[str | None]) -> tuple[str, ...]:
-    found = [token.reveal()] if token else []
+def _secrets(tokens: Iterable[Secret | None], urls: Iterable[str | None]) -> tuple[str, ...]:
+    found = [token.reveal() for token in tokens if token is not None]
     for url in urls:
         found += _passwords(url or "")
     spellings = {spelling for text in found for spelling in (text, unquote(text), quote(unquote(text), safe=""))}
@@ -434,6 +464,22 @@ def _split(text: str, allowed: str) -> SplitResult:
     return url
 
 
+def _parse_embeddings_url(text: str) -> str:
+    # An embedder may well be at /api, which a GitLab's URL is refused for.
+    end = "/embeddings"
+    try:
+        return normalise_base_url(text.rstrip("/") + end).removesuffix(end)
+    except ValueError:
+        allowed = "an http(s) URL such as http://127.0.0.1:11434 or https://host/v1, without a name or password in it"
+        raise ValueError(allowed) from None
+
+
+def _parse_model(text: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]{1,200}", text, re.ASCII):
+        raise ValueError("the name of a model: one word of printable ASCII, of at most 200 characters")
+    return text
+
+
 def _parse_text(text: str) -> str:
     return text
 
@@ -473,6 +519,10 @@ _KNOWN: Final = (
     _Name("LORE_DATABASE_URL", "database_url", _parse_text),
     _Name("LORE_REDIS_URL", "redis_url", _parse_redis_url),
     _Name("LORE_EMBEDDINGS", "embeddings", _choice(EMBEDDERS)),
+    _Name("LORE_EMBEDDINGS_URL", "embeddings_url", _parse_embeddings_url),
+    _Name("LORE_EMBEDDINGS_MODEL", "embeddings_model", _parse_model),
+    _Name("LORE_EMBEDDINGS_TOKEN", "embeddings_token", Secret),
+    _Name("LORE_EMBEDDINGS_TIMEOUT", "embeddings_timeout_s", _parse_seconds),
     _Name("LORE_CA_FILE", "ca_file", _parse_text),
     _Name("LORE_GITLAB_CONCURRENCY", "gitlab_concurrency", _whole(1, 64)),
     _Name("LORE_GITLAB_TIMEOUT", "gitlab_timeout_s", _parse_seconds),

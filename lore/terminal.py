@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 from lore.core.errors import LoreError, RunError, SettingError
 from lore.core.refs import ref_of
@@ -21,13 +21,22 @@ if TYPE_CHECKING:
 # Joiners belong to the spelling of real languages and of emoji; every other invisible character is shown escaped.
 _JOINERS: Final = "\u200c\u200d"
 _INVISIBLE: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
-_STYLES: Final[Mapping[str, str]] = {
+STYLES: Final[Mapping[str, str]] = {
     "ok": "green",
     "succeeded": "green",
     "failed": "red",
     "aborted": "yellow",
     "cancelled": "yellow",
     "skipped_stale": "cyan",
+    "opened": "green",
+    "merged": "magenta",
+    "closed": "red",
+}
+_COLOR_SYSTEMS: Final[Mapping[str, Literal["standard", "256", "truecolor", "windows"]]] = {
+    "standard": "standard",
+    "256": "256",
+    "truecolor": "truecolor",
+    "windows": "windows",
 }
 _READ_EVERY_S: Final = 0.2
 _COUNTED: Final = ("ok", "failed", "skipped_stale", "aborted")
@@ -73,17 +82,19 @@ def show_run(run: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], *, w
         entities: As `data.entities`.
         with_error: Whether to say why it failed; the command's own error may do so.
     """
-    out = _console(sys.stdout)
+    out = open_console(sys.stdout)
     counts = run.get("counts") or {}
     said = ", ".join(f"{counts[name]} {name}" for name in _COUNTED if counts.get(name))
     took = f" in {_seconds(run['elapsed_ms'])}" if run.get("elapsed_ms") is not None else ""
-    _line(out, f"run {run['run_id']} {run['status']}{took}", _STYLES.get(str(run["status"])))
+    print_line(out, f"run {run['run_id']} {run['status']}{took}", STYLES.get(str(run["status"])))
     total = counts.get("total", len(entities))
-    _line(out, f"{run.get('project') or ''}: {total} {'entity' if total == 1 else 'entities'}" + (said and f", {said}"))
+    print_line(
+        out, f"{run.get('project') or ''}: {total} {'entity' if total == 1 else 'entities'}" + (said and f", {said}")
+    )
     if run.get("retry_of"):
-        _line(out, f"retries {run['retry_of']}")
+        print_line(out, f"retries {run['retry_of']}")
     if run.get("error_code") and with_error:
-        _line(out, f"{run['error_code']}: {run.get('error_message') or ''}", "red")
+        print_line(out, f"{run['error_code']}: {run.get('error_message') or ''}", "red")
     rows = [
         (
             ref_of(entity["entity_type"], entity["iid"]),
@@ -94,14 +105,14 @@ def show_run(run: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], *, w
         )
         for entity in entities
     ]
-    _table(out, ("entity", "status", "stage", "settled", "why"), rows, style_column=1)
+    print_table(out, ("entity", "status", "stage", "settled", "why"), rows, style_column=1)
 
 
 def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
     """Print one line for each run."""
-    out = _console(sys.stdout)
+    out = open_console(sys.stdout)
     if not runs:
-        _line(out, "no runs")
+        print_line(out, "no runs")
     rows = [
         (
             run["run_id"],
@@ -109,66 +120,71 @@ def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
             run["stage"],
             run.get("project") or "",
             f"{run['counts'].get('ok', 0)}/{run['counts'].get('total', 0)}",
-            _time(run.get("created_at")),
+            time_words(run.get("created_at")),
             _seconds(run["elapsed_ms"]) if run.get("elapsed_ms") is not None else "",
             run.get("error_code") or "",
         )
         for run in runs
     ]
-    _table(out, ("run", "status", "stage", "project", "ok", "created", "took", "error"), rows, style_column=1)
+    print_table(out, ("run", "status", "stage", "project", "ok", "created", "took", "error"), rows, style_column=1)
 
 
 def show_plan(plan: Mapping[str, Any]) -> None:
     """Print what a run would ask GitLab for."""
-    out = _console(sys.stdout)
+    out = open_console(sys.stdout)
     entities = " ".join(ref_of(entity["entity_type"], entity["iid"]) for entity in plan["entities"])
-    _line(out, f"{plan['project']} on {plan['gitlab_url']}: {entities}")
-    _line(out, "options: " + ", ".join(f"{name}={value}" for name, value in plan["options"].items()))
-    _line(out, f"{len(plan['requests'])} endpoints, each to its last page; nothing was asked and nothing was written:")
+    print_line(out, f"{plan['project']} on {plan['gitlab_url']}: {entities}")
+    print_line(out, "options: " + ", ".join(f"{name}={value}" for name, value in plan["options"].items()))
+    print_line(
+        out, f"{len(plan['requests'])} endpoints, each to its last page; nothing was asked and nothing was written:"
+    )
     for request in plan["requests"]:
-        _line(out, f"  GET {request['path']}")
+        print_line(out, f"  GET {request['path']}")
 
 
 def show_entity(shown: Mapping[str, Any]) -> None:
     """Print what the mirror holds of an issue or merge request."""
-    out = _console(sys.stdout)
+    paged(lambda out: _draw_entity(out, shown))
+
+
+def _draw_entity(out: Console, shown: Mapping[str, Any]) -> None:
     entity = shown["entity"]
-    _line(out, f"{shown.get('ref') or ''} {entity.get('title') or ''}".strip(), "bold")
+    print_line(out, f"{shown.get('ref') or ''} {entity.get('title') or ''}".strip(), "bold")
     long = {"title", "description", "raw"}
     rows = [
         (name, _value(value)) for name, value in entity.items() if name not in long and value not in (None, "", [], {})
     ]
     rows += [("labels", ", ".join(map(str, shown["labels"])))] if shown.get("labels") else []
     rows += [(name, _value(value)) for name, value in (shown.get("fresh") or {}).items() if name not in entity]
-    _table(out, ("field", "value"), rows)
+    print_table(out, ("field", "value"), rows)
     if entity.get("description"):
-        _heading(out, "description")
-        _block(out, entity["description"])
+        print_heading(out, "description")
+        print_block(out, entity["description"])
     _show_threads(out, shown.get("threads") or ())
-    for name, describe in (("events", _event_words), ("files", _file_words), ("links", _link_words)):
+    for name, describe in (("related", _related_words), ("events", _event_words), ("files", _file_words)):
         children: Sequence[Mapping[str, Any]] = shown.get(name) or ()
         if children:
-            _heading(out, f"{len(children)} {name if len(children) != 1 else name[:-1]}")
+            print_heading(out, f"{len(children)} {name if name == 'related' or len(children) != 1 else name[:-1]}")
         for child in children:
-            _line(out, f"  {describe(child)}")
+            print_line(out, f"  {describe(child)}")
 
 
 def show_checks(checks: Iterable[Mapping[str, Any]]) -> None:
     """Print each check as it comes: ok, or what is wrong and the command that mends it."""
-    out = _console(sys.stdout)
+    out = open_console(sys.stdout)
     for check in checks:
         mark, style = ("ok", "green") if check["is_ok"] else ("not ok", "red")
-        _line(out, f"{mark:<7} {check['name']}: {check['detail']}", style)
+        print_line(out, f"{mark:<7} {check['name']}: {check['detail']}", style)
         if check.get("action"):
-            _line(out, f"  try: {check['action']}")
+            print_line(out, f"  try: {check['action']}")
 
 
 def show_fields(fields: Mapping[str, Any], *, title: str) -> None:
     """Print a few values under a title."""
-    out = _console(sys.stdout)
-    _line(out, title)
+    out = open_console(sys.stdout)
+    print_line(out, title)
     for name, value in fields.items():
-        _line(out, f"  {name}: {_value(value)}")
+        print_line(out, f"  {name}: {_value(value)}")
 
 
 def event_line(event: Event) -> str:
@@ -176,7 +192,7 @@ def event_line(event: Event) -> str:
     detail = event.get("detail")
     if isinstance(detail, Mapping):
         detail = " ".join(f"{name}={_value(value)}" for name, value in detail.items() if value is not None)
-    parts = (_time(event.get("at")), event.get("stage"), event.get("entity"), event.get("event"), detail)
+    parts = (time_words(event.get("at")), event.get("stage"), event.get("entity"), event.get("event"), detail)
     return visible("  ".join(str(part) for part in parts if part))
 
 
@@ -226,7 +242,7 @@ def watching(
     """
     state = _State(read, clock=clock)
     state.refresh()
-    if not _is_terminal(sys.stderr):
+    if not is_terminal(sys.stderr):
         last = [""]
 
         def print_status() -> None:
@@ -240,7 +256,7 @@ def watching(
         return
     from rich.live import Live  # noqa: PLC0415  # rich is only paid for when something is shown
 
-    with Live(console=_console(sys.stderr), get_renderable=state.view, transient=True, refresh_per_second=8):
+    with Live(console=open_console(sys.stderr), get_renderable=state.view, transient=True, refresh_per_second=8):
         yield state.refresh
 
 
@@ -257,7 +273,7 @@ def watching_sync(
     Yields:
         What to call after each change; it reads at most five times a second.
     """
-    if not _is_terminal(sys.stderr):
+    if not is_terminal(sys.stderr):
         yield lambda: None
         return
     from rich.progress import (  # noqa: PLC0415  # see watching
@@ -270,7 +286,9 @@ def watching_sync(
     )
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=_console(sys.stderr), transient=True)
+    bar = Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=open_console(sys.stderr), transient=True
+    )
     began = clock()
     next_at = [began]
     with bar:
@@ -348,23 +366,23 @@ def _shown(character: str, *, keeps_lines: bool) -> str:
 
 def _show_threads(out: Console, threads: Sequence[Mapping[str, Any]]) -> None:
     if threads:
-        _heading(out, f"{len(threads)} threads")
+        print_heading(out, f"{len(threads)} threads")
     for thread in threads:
         notes = thread.get("notes") or ()
         if len(notes) > 1 or thread.get("resolved") is not None:
             said = _either(thread.get("resolved"), ", resolved", ", open")
-            _line(out, f"thread {thread['id']}{said}")
+            print_line(out, f"thread {thread['id']}{said}")
         for note in notes:
             kind = " (system)" if note.get("system") else ""
-            _line(out, f"  {note.get('author') or '?'} {_time(note.get('created_at'))}{kind}", "cyan")
-            _block(out, note.get("body") or "")
+            print_line(out, f"  {note.get('author') or '?'} {time_words(note.get('created_at'))}{kind}", "cyan")
+            print_block(out, note.get("body") or "")
 
 
 def _event_words(event: Mapping[str, Any]) -> str:
     kind = str(event.get("kind"))
     # A label or milestone that was deleted since has no name any more.
     done = event.get("state") if kind == "state" else f"{event.get('action')} {kind} {event.get(kind) or '(deleted)'}"
-    return f"{_time(event.get('created_at'))}  {event.get('author') or '?'}  {done}"
+    return f"{time_words(event.get('created_at'))}  {event.get('author') or '?'}  {done}"
 
 
 def _file_words(file: Mapping[str, Any]) -> str:
@@ -376,32 +394,56 @@ def _file_words(file: Mapping[str, Any]) -> str:
     return f"{path} ({', '.join(flags)})" if flags else path
 
 
-def _link_words(link: Mapping[str, Any]) -> str:
-    kind = "closes" if link.get("kind") == "closes_issues" else str(link.get("link_type") or "linked to")
-    name = f"#{link['linked_iid']}" if link.get("linked_iid") else link.get("gitlab_id")
-    words = (kind.replace("_", " "), name, link.get("title"), f"({link['state']})" if link.get("state") else None)
+def _related_words(one: Mapping[str, Any]) -> str:
+    state = f"({one['state']})" if one.get("state") else None
+    held = None if one.get("is_held") else "not in the mirror"
+    words = (str(one["relation"]).replace("_", " "), one["ref"], one.get("title"), state, held)
     return " ".join(str(word) for word in words if word)
 
 
-def _heading(out: Console, text: str) -> None:
+def print_heading(out: Console, text: str) -> None:
+    """Print an empty line, then one that stands out."""
     out.print()
-    _line(out, text, "bold")
+    print_line(out, text, "bold")
 
 
-def _block(out: Console, text: str) -> None:
+def print_block(out: Console, text: str) -> None:
+    """Print foreign text of several lines."""
     # Each line gets our margin, so that none of them can pass for one of ours.
     for line in visible(text.replace("\r\n", "\n"), keeps_lines=True).split("\n"):
-        _line(out, f"    {line}")
+        print_line(out, f"    {line}")
 
 
-def _line(out: Console, text: object, style: str | None = None) -> None:
+def print_line(out: Console, text: object, style: str | None = None) -> None:
+    """Print foreign text as one line."""
     from rich.text import Text  # noqa: PLC0415  # see watching
 
     # Text and not a str: foreign text may hold rich's own markup. Wrapping is left to the terminal.
     out.print(Text(visible(text), style=style or ""), soft_wrap=True)
 
 
-def _table(out: Console, header: Sequence[str], rows: Sequence[Row], *, style_column: int | None = None) -> None:
+def print_marked(out: Console, text: str, marks: Sequence[tuple[int, int]]) -> None:
+    """Print foreign text as one line, with parts of it marked: bold on a terminal, else between asterisks.
+
+    Args:
+        out: Where to.
+        text: What to print.
+        marks: (start, end) in `text`, in order and apart.
+    """
+    from rich.text import Text  # noqa: PLC0415  # see watching
+
+    line, end = Text(), 0
+    for start, stop in marks:
+        marked = visible(text[start:stop])
+        line.append(visible(text[end:start]))
+        line.append(marked if out.is_terminal else f"**{marked}**", style="bold")
+        end = stop
+    line.append(visible(text[end:]))
+    out.print(line, soft_wrap=True)
+
+
+def print_table(out: Console, header: Sequence[str], rows: Sequence[Row], *, style_column: int | None = None) -> None:
+    """Print rows: as a table with a header on a terminal, else as aligned plain lines."""
     if not rows:
         return
     cells = [[visible(cell) for cell in row] for row in rows]
@@ -410,7 +452,7 @@ def _table(out: Console, header: Sequence[str], rows: Sequence[Row], *, style_co
     if not out.is_terminal:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for row in cells:
-            _line(out, "  ".join(f"{row[column]:<{widths[column]}}" for column in kept).rstrip())
+            print_line(out, "  ".join(f"{row[column]:<{widths[column]}}" for column in kept).rstrip())
         return
     from rich.table import Table  # noqa: PLC0415  # see watching
     from rich.text import Text  # noqa: PLC0415  # see watching
@@ -419,15 +461,48 @@ def _table(out: Console, header: Sequence[str], rows: Sequence[Row], *, style_co
     for column in kept:
         table.add_column(header[column], overflow="fold")
     for row in cells:
-        style = _STYLES.get(row[style_column], "") if style_column is not None else ""
+        style = STYLES.get(row[style_column], "") if style_column is not None else ""
         table.add_row(*(Text(row[column], style=style if column == style_column else "") for column in kept))
     out.print(table)
 
 
-def _console(stream: IO[str]) -> Console:
+def open_console(stream: IO[str]) -> Console:
+    """Return a console that takes no foreign text for markup."""
     from rich.console import Console  # noqa: PLC0415  # see watching
 
     return Console(file=stream, markup=False, emoji=False, highlight=False)
+
+
+def paged(draw: Callable[[Console], None]) -> None:
+    """Print to standard output what `draw` draws; what is longer than the terminal is handed to the user's pager."""
+    from io import StringIO  # noqa: PLC0415  # see watching
+
+    from rich.console import Console  # noqa: PLC0415  # see watching
+
+    out = open_console(sys.stdout)
+    if not out.is_terminal:
+        draw(out)
+        return
+    drawn = StringIO()
+    page = Console(
+        file=drawn,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        force_terminal=True,
+        color_system=_COLOR_SYSTEMS.get(out.color_system or ""),
+        no_color=out.no_color,
+        width=out.width,
+    )
+    draw(page)
+    text = drawn.getvalue()
+    if text.count("\n") < out.height:
+        sys.stdout.write(text)
+        return
+    import click  # noqa: PLC0415  # only where there is somebody who turns pages
+
+    # Coloured where click knows that the pager shows it.
+    click.echo_via_pager(text.removesuffix("\n"))
 
 
 def _value(value: object) -> str:
@@ -436,7 +511,7 @@ def _value(value: object) -> str:
     return str(value)
 
 
-def _time(at: object) -> str:
+def time_words(at: object) -> str:
     """Return a time to the second; the ledger's are integer milliseconds, the others ISO 8601 already."""
     if isinstance(at, int):
         return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -459,7 +534,8 @@ def _write(stream: IO[str] | None, line: str) -> None:
         stream.flush()
 
 
-def _is_terminal(stream: IO[str] | None) -> bool:
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Tell whether somebody looks at this stream."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # closed

@@ -62,6 +62,8 @@ class SqliteDatabase(peewee.SqliteDatabase):
             # The connections are one a thread, closed by the thread that opened them.
             check_same_thread=True,
         )
+        # SQLite's own LOWER knows ASCII only.
+        self.register_function(lambda text: None if text is None else str(text).lower(), "lore_lower", 1)
 
 
 class PostgresqlDatabase(peewee.PostgresqlDatabase):
@@ -126,6 +128,16 @@ def clock() -> Any:
     if is_postgresql():
         return peewee.SQL("(extract(epoch from clock_timestamp()) * 1000)::bigint")
     return peewee.Value(time.time_ns() // 1_000_000)
+
+
+def lower(column: Any) -> Any:
+    """Return a text in lower case as an expression, in every alphabet."""
+    return peewee.fn.LOWER(column) if is_postgresql() else peewee.fn.LORE_LOWER(column)
+
+
+def has_text(column: Any, text: str) -> Any:
+    """Return the condition that a column holds this text; no character of it is a wildcard."""
+    return (peewee.fn.STRPOS(column, text) if is_postgresql() else peewee.fn.INSTR(column, text)) > 0
 
 
 def now_ms() -> int:

@@ -19,7 +19,7 @@ from workers.embedded import EmbeddedBroker
 
 dramatiq.set_broker(EmbeddedBroker())
 
-from workers import commit, planning, preflight  # noqa: E402, F401  # the actors register with the broker that is set
+from workers import commit, documents, embed, planning, preflight  # noqa: E402, F401  # the actors register with the broker that is set
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 DATABASES = ("sqlite", "postgresql")
@@ -114,8 +114,18 @@ def quiet_logs() -> None:
 
 
 @pytest.fixture
-def ledger(settings: Any, database_url: str) -> Iterator[Any]:
-    """An open database at our schema, settings for the actors, and an empty broker."""
+def embedder(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An embedder at our own seam."""
+    from support import LetterEmbedder
+
+    fake = LetterEmbedder()
+    monkeypatch.setattr(resources, "embedder", lambda: fake)
+    return fake
+
+
+@pytest.fixture
+def ledger(settings: Any, database_url: str, embedder: Any) -> Iterator[Any]:
+    """An open database at our schema, settings and an embedder for the actors, and an empty broker."""
     base.open_database(database_url)
     schema.bring_up()
     resources.configure(settings)

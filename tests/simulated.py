@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,27 +19,39 @@ import peewee
 import pytest
 import redis
 import structlog
-from support import CONTENT_TABLES, GITLAB_URL, PROJECT, FakeGitLab, Pages, entity_body, event_body, note_body
+from support import (
+    CONTENT_ONLY,
+    CONTENT_TABLES,
+    GITLAB_URL,
+    PROJECT,
+    FakeGitLab,
+    LetterEmbedder,
+    Pages,
+    entity_body,
+    event_body,
+    note_body,
+)
 
 from lore import logs
 from lore.core import plan, runs
 from lore.core.errors import BusyError, PassingError, RefusedError, UsageError
 from lore.core.plan import Entity
-from lore.core.runs import RunOptions
 from models import base, schema
 from models.base import Table
 from models.content import (
+    CHILD_TABLES,
     ENTITY_TABLES,
+    DirtySource,
     Discussion,
     EntityLink,
     MergeRequestDiff,
     Note,
     ResourceEvent,
 )
-from models.ledger import Project, ProjectPath, Run, RunEntity, RunEvent, RunSource
+from models.ledger import Project, ProjectPath, Run, RunDocument, RunEntity, RunEvent, RunSource
 from models.locks import ProjectLock
 from models.queue import GitLabHost, StagedPayload, Task
-from workers import preflight, resources, upkeep
+from workers import QUEUES, preflight, resources, upkeep
 from workers import runs as doors
 
 ISSUE_1 = Entity("issue", 1)
@@ -52,6 +64,7 @@ BEGINNING_MS = 1_763_900_000_123
 
 _CONTROL_TABLES: tuple[type[Table], ...] = (
     StagedPayload,
+    RunDocument,
     RunSource,
     RunEvent,
     RunEntity,
@@ -372,6 +385,8 @@ class World:
 
         monkeypatch.setattr(preflight, "claim", claim)
         monkeypatch.setattr(resources, "gitlab", lambda: self.gitlab.fake)
+        self.embedder = LetterEmbedder()
+        monkeypatch.setattr(resources, "embedder", lambda: self.embedder)
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -384,6 +399,7 @@ class World:
         self.gitlab = ChangingGitLab(self.time)
         self.gitlab.after_answer = self._answered
         self.redis = "up"
+        self.options = CONTENT_ONLY
         self.messages: list[tuple[str, Any]] = []
         self.runs: list[str] = []
         self.asked_for: dict[str, dict[Endpoint, int]] = {}
@@ -398,8 +414,9 @@ class World:
         # What GitLab held when the run was asked for: the least that it must bring.
         asked_for = {key: version for key, version in self.gitlab.versions.items() if key[0] in entities}
         known = set(self.runs)
+        options = replace(self.options, mode=mode)
         try:
-            doors.submit(gitlab_url=GITLAB_URL, project=project, entities=entities, options=RunOptions(mode=mode))
+            doors.submit(gitlab_url=GITLAB_URL, project=project, entities=entities, options=options)
         finally:
             with base.read():
                 opened = [row[0] for row in Run.select(Run.run_id).order_by(Run.run_id).tuples() if row[0] not in known]
@@ -409,7 +426,7 @@ class World:
 
     def collect(self) -> None:
         """Take what was sent out of the broker's queues: it is under way now."""
-        for name in ("preflight", "fetch", "commit"):
+        for name in QUEUES:
             queue = self._broker.queues[name]
             while not queue.empty():
                 message = dramatiq.Message.decode(queue.get_nowait())
@@ -544,9 +561,10 @@ def record_moves() -> None:
     for kind, table, key, value, more, when in _WATCHED:
         values = f"{insert} ('{kind}', {key}, O.{value}, N.{value}, {more})"
         _trigger(f"{kind}_moves", table, "UPDATE", values, when)
-    for table in CONTENT_TABLES:
+    for table in (*ENTITY_TABLES.values(), *CHILD_TABLES, DirtySource):
         name = table._meta.table_name
-        for event in ("INSERT", "UPDATE", "DELETE"):
+        # A dirty row goes when its documents are built, which is after the commit.
+        for event in ("INSERT", "UPDATE", "DELETE") if table is not DirtySource else ("INSERT", "UPDATE"):
             _trigger(
                 f"{name}_{event.lower()}", name, event, f"{insert} ('content', '{name}', '{event}', NULL, NULL)", None
             )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import dramatiq
+import numpy as np
 
 from lore.core import payloads, plan
 from lore.core.errors import RefusedError
@@ -20,6 +21,7 @@ from models.content import CHILD_TABLES, DirtySource, Issue, MergeRequest
 from models.documents import Document, Embedding
 from models.ledger import Run
 from models.queue import Task
+from workers import QUEUES
 
 GITLAB_URL = "http://gitlab.test"
 PROJECT = "tern/harbour"
@@ -161,11 +163,16 @@ def refused(code: str = "GITLAB_NOT_FOUND") -> RefusedError:
     return RefusedError(code, f"GitLab said {code}")
 
 
-def submit(*entities: Entity, mode: Any = "commit", project: str = PROJECT) -> str:
+# A run that ends with its commit.
+CONTENT_ONLY = RunOptions(docs=False, embed=False)
+
+
+def submit(*entities: Entity, mode: Any = "commit", project: str = PROJECT, **options: Any) -> str:
     from workers import runs
 
+    asked = RunOptions(mode=mode, **options)
     return runs.submit(
-        gitlab_url=GITLAB_URL, project=project, entities=entities or (MR_12, ISSUE_7), options=RunOptions(mode=mode)
+        gitlab_url=GITLAB_URL, project=project, entities=entities or (MR_12, ISSUE_7), options=asked
     ).run_id
 
 
@@ -184,7 +191,7 @@ def drain(*, only: set[str] | None = None, limit: int | None = None) -> int:
 
 
 def next_message(broker: Any, only: set[str] | None = None) -> dramatiq.Message[Any] | None:
-    for name in ("preflight", "fetch", "commit", "plan", "sync_fetch", "sync_commit"):
+    for name in QUEUES:
         if (only is None or name in only) and not broker.queues[name].empty():
             data = broker.queues[name].get_nowait()
             broker.queues[name].task_done()
@@ -194,7 +201,7 @@ def next_message(broker: Any, only: set[str] | None = None) -> dramatiq.Message[
 
 def waiting_messages() -> Iterator[dramatiq.Message[Any]]:
     broker: Any = dramatiq.get_broker()
-    for name in ("preflight", "fetch", "commit", "plan", "sync_fetch", "sync_commit"):
+    for name in QUEUES:
         for data in list(broker.queues[name].queue):
             yield dramatiq.Message.decode(data)
 
@@ -258,6 +265,34 @@ class _Statements:
     def __exit__(self, *_: object) -> None:
         opened: Any = database.obj
         opened.execute_sql = self._real
+
+
+class LetterEmbedder:
+    """An embedder of which a test knows the vectors: how often each letter occurs, of unit length.
+
+    `spoil` is called with the texts before they are embedded: it may raise, or let something happen meanwhile.
+    """
+
+    model = "letters"
+    dimensions = 27
+    batch_size = 8
+
+    def __init__(self) -> None:
+        self.embedded: list[str] = []
+        self.spoil: Callable[[Sequence[str]], None] = lambda texts: None
+
+    def split(self, text: str) -> list[str]:
+        return [text[start : start + 400] for start in range(0, len(text), 400)]
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        self.spoil(texts)
+        self.embedded += texts
+        rows = [[1.0, *(text.lower().count(chr(97 + n)) for n in range(26))] for text in texts]
+        counted = np.array(rows, dtype=np.float32)
+        return counted / np.linalg.norm(counted, axis=1, keepdims=True)
+
+    def close(self) -> None:
+        pass
 
 
 def as_mapping(value: Any) -> Mapping[str, Any]:

@@ -216,7 +216,7 @@ def test_a_worker_killed_in_a_fetch_is_replaced_by_another(stage: Stage, demo: A
     stage.worker()
 
     assert ended(run_id) == "succeeded"
-    assert Task.get(Task.job_type == "diffs").lost_claims == 1
+    assert Task.get(Task.job_type == "diffs").lost_claims >= 1  # a busy machine may lose the next one too
     assert_nothing_is_left(run_id)
 
 
@@ -398,8 +398,10 @@ def test_one_run_can_be_followed_in_the_logs_by_its_run_id(stage: Stage) -> None
     assert [line["event"] for line in said if line["event"] != "fetched"] == [
         "preflight_started",
         "preflight_done",
-        "run_ended",
         "committed",
+        "documents_built",
+        "run_ended",
+        "embedded",
     ]
     fetched = [line for line in said if line["event"] == "fetched"]
     assert len(fetched) == Task.select().where(Task.scope_run == run_id).count() == 14
@@ -413,7 +415,7 @@ def test_one_run_can_be_followed_in_the_logs_by_its_run_id(stage: Stage) -> None
         assert line["bytes"] > 1
         assert line["ms"] >= 0
         assert line["message_id"]
-    committed = said[-1]
+    (committed,) = (line for line in said if line["event"] == "committed")
     assert committed["rows"]["merge_requests"] == committed["rows"]["issues"] == 1
     assert committed["ms"] >= 0
     assert committed["lock_wait_ms"] >= 0

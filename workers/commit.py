@@ -71,6 +71,7 @@ class _Work:
 
     run_id: str
     lease: Lease
+    next_status: str = runs.SUCCEEDED
     entity: plan.Entity | None = None
     rows: Counter[str] = field(default_factory=Counter)
 
@@ -153,6 +154,7 @@ def _write(work: _Work) -> None:
             return
         run = Run.get_by_id(work.run_id)
         waited_ms = now_ms() - run.stage_at
+        work.next_status = runs.status_after(runs.COMMITTING, moves.options_of(run))
         landing.land(run)
         pending = RunEntity.select(RunEntity.entity_type, RunEntity.iid).where(
             RunEntity.run == work.run_id, RunEntity.status == runs.PENDING
@@ -161,10 +163,10 @@ def _write(work: _Work) -> None:
             work.entity = entity
             _write_entity(work, entity)
         work.entity = None
-        Run.update(counters=json.dumps({"rows": work.rows, "lock_wait_ms": waited_ms})).where(
-            Run.run_id == work.run_id
-        ).execute()
-        moves.settle(work.run_id, runs.SUCCEEDED)
+        moves.count(work.run_id, rows=work.rows, lock_wait_ms=waited_ms)
+        moves.record(work.run_id, "committed", stage=runs.STAGE_INGEST, rows=work.rows, lock_wait_ms=waited_ms)
+        has_written = work.rows.total() > work.rows["skipped_stale"]
+        moved = moves.advance(work.run_id, work.next_status if has_written else runs.SUCCEEDED)
     log.info(
         "committed",
         ms=round((time.monotonic() - began) * 1000),
@@ -172,6 +174,9 @@ def _write(work: _Work) -> None:
         rows=dict(work.rows),
         fence=work.lease.fence,
     )
+    if moved == runs.DOCUMENTS:
+        # Whoever committed it, be it somebody else's orphan, carries on with it.
+        messages.send_run(messages.DOCUMENTS, work.run_id, is_adopted=True)
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,8 @@ def _write_entity(work: _Work, entity: plan.Entity) -> None:
     RunSource.insert(
         run=work.run_id, dirty_source_id=dirty_id, source_type=entity.entity_type, source_id=entity_id
     ).execute()
-    _end_entity(work, entity, runs.OK, is_settled=is_settled)
+    ended = runs.OK if work.next_status == runs.SUCCEEDED else runs.PENDING
+    _end_entity(work, entity, ended, is_settled=is_settled)
 
 
 def _parts_of(run_id: str, entity: plan.Entity) -> dict[str, _Part]:

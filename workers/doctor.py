@@ -20,11 +20,11 @@ from lore.core import payloads
 from lore.core import runs as rules
 from lore.core.errors import LoreError
 from lore.settings import ATTRIBUTES, Settings, redact_url
-from models import base
-from models.content import DirtySource
+from models import base, fulltext, vectors
+from models.documents import Document
 from models.ledger import Run
 from models.queue import Task
-from workers import findings, open_ledger
+from workers import documents, findings, open_ledger, resources
 
 log = structlog.get_logger(__name__)
 
@@ -155,8 +155,10 @@ def _database(settings: Settings) -> Iterator[Check]:
         with base.read():
             runs = _count(Run.select(Run.status, peewee.fn.COUNT(Run.run_id)).group_by(Run.status))
             tasks = _count(Task.select(Task.status, peewee.fn.COUNT(Task.id)).group_by(Task.status))
-            dirty = DirtySource.select().count()
+            backlog = documents.backlog_size()
+            built, indexed = Document.select().count(), fulltext.count()
         left = findings.outlook(queue_deadline_ms=settings.queue_deadline_ms, ledger_keep_ms=settings.ledger_keep_ms)
+        embeddings = _embeddings(settings)
     finally:
         base.disconnect()
     kind = "PostgreSQL" if path is None else f"SQLite {path}"
@@ -168,7 +170,31 @@ def _database(settings: Settings) -> Iterator[Check]:
     # A worker sweeps every second: what is still there belongs to nobody.
     detail = ", ".join(f"{what} {count}" for what, count in left.items()) or "nothing to do"
     yield Check("sweeper", not left, detail, "lore sweep" if left else None)
-    yield Check("backlog", True, f"{dirty} dirty sources")
+    detail = f"{backlog} issues and merge requests whose documents nobody is about to build"
+    yield Check("backlog", not backlog, detail, "lore docs" if backlog else None)
+    # One index row a document: anything else is a bug of ours, and building them anew mends it.
+    yield Check("search", built == indexed, f"{built} documents, {indexed} in the full-text index")
+    yield embeddings
+
+
+def _embeddings(settings: Settings) -> Check:
+    """Say what makes vectors, and of which documents there are none."""
+    if settings.embeddings == "off":
+        return Check("embeddings", True, "off: a search is by words alone")
+    try:
+        embedder = resources.embedder()
+        assert embedder is not None
+        embedder.embed(["engine room"])  # also a server that is there may not have the model
+    except LoreError as error:
+        return Check("embeddings", False, f"{error.code}: {error.message}", WRITE_SETTINGS)
+    with base.read():
+        lacking, models = vectors.lacking(embedder.model), vectors.models()
+    others = {name: count for name, count in models.items() if name != embedder.model}
+    detail = f"{embedder.model}, compared in this process; {lacking} documents without a vector"
+    if others:
+        said = ", ".join(f"{count} of {name}" for name, count in sorted(others.items()))
+        return Check("embeddings", False, f"{detail}; vectors of other models: {said}", "lore embed --rebuild")
+    return Check("embeddings", not lacking, detail, "lore embed" if lacking else None)
 
 
 def _redis(settings: Settings) -> Iterator[Check]:

@@ -51,6 +51,7 @@ def outlook(*, queue_deadline_ms: int, ledger_keep_ms: int) -> dict[str, int]:
                 (until is None or until < now) and is_due(sent_at, sends, now)
                 for _, _, until, sent_at, sends in walking(scope)
             ),
+            "stage_sent": sum(is_due(sent_at, sends, now) for _, _, sent_at, sends, _ in idle_stages(scope)),
             "left_open": len(left_open(scope)),
             "forgotten": len(old_runs(ledger_keep_ms)),
         }
@@ -140,6 +141,21 @@ def walking(scope: Scope) -> list[tuple[str, int, int | None, int | None, int]]:
     columns = (Run.run_id, Run.stage_at, Run.stage_until, Run.sent_at, Run.sends)
     under_way = Run.select(*columns).where(Run.status == runs.WALKING, *scope.of(Run.run_id))
     return list(under_way.order_by(Run.created_at).limit(BATCH).tuples())
+
+
+def idle_stages(scope: Scope) -> list[tuple[str, str, int | None, int, int]]:
+    """Return (run_id, status, sent_at, sends, stage_at) of runs behind their commit that nobody works on now."""
+    return list(
+        Run.select(Run.run_id, Run.status, Run.sent_at, Run.sends, Run.stage_at)
+        .where(
+            Run.status.in_((runs.DOCUMENTS, runs.EMBEDDING)),
+            Run.stage_owner.is_null() | (Run.stage_until < clock()),
+            *scope.of(Run.run_id),
+        )
+        .order_by(Run.stage_at)
+        .limit(BATCH)
+        .tuples()
+    )
 
 
 def left_open(scope: Scope) -> list[str]:

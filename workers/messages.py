@@ -24,14 +24,24 @@ log = structlog.get_logger(__name__)
 PREFLIGHT = "preflight"
 FETCH = "fetch"
 COMMIT = "commit"
+DOCUMENTS = "documents"
+EMBED = "embed"
 PLAN = "plan_sync"
 
-# Who begins a queued run, by the status it goes to.
-ACTORS: Mapping[str, str] = {runs.PREFLIGHT: PREFLIGHT, runs.WALKING: PLAN}
+# Who moves on a run that is in this status; a queued one is begun by whoever does its first stage.
+ACTORS: Mapping[str, str] = {
+    runs.PREFLIGHT: PREFLIGHT,
+    runs.COMMITTING: COMMIT,
+    runs.DOCUMENTS: DOCUMENTS,
+    runs.EMBEDDING: EMBED,
+    runs.WALKING: PLAN,
+}
+# What a sync's children wait for in queues of their own, behind a person's runs.
+_BEHIND_PEOPLE = (FETCH, COMMIT, DOCUMENTS, EMBED)
 
 
 def first_actor(options: str) -> str:
-    """Return who begins a queued run with these options."""
+    """Return who begins a queued run with these options: a resumed one, or a sync, does not begin with a preflight."""
     return ACTORS[json.loads(options).get("starts_at", runs.PREFLIGHT)]
 
 
@@ -99,7 +109,7 @@ def wake_sync(run_id: str) -> None:
 
 def _send(actor_name: str, key: str | int, *, run_id: str) -> bool:
     broker = dramatiq.get_broker()
-    if runs.is_child(run_id) and actor_name in (FETCH, COMMIT):
+    if runs.is_child(run_id) and actor_name in _BEHIND_PEOPLE:
         actor_name = f"sync_{actor_name}"
     actor = broker.get_actor(actor_name)
     try:

@@ -91,6 +91,52 @@ def end_preflight(run_id: str) -> str | None:
     return verdict.status if settled else None
 
 
+def advance(run_id: str, to: str) -> str:
+    """Move a run on behind its commit, or end it when that was all it was asked for; return the status it has then.
+
+    Its lock is released and what its preflight left is settled, in the caller's transaction, which holds its row. The
+    caller sends the next stage's message, once that transaction is over.
+    """
+    if to == runs.SUCCEEDED:
+        settle(run_id, to)
+        return to
+    ProjectLock.update(owner=None, until=None).where(*is_lock_of(run_id)).execute()
+    _move(
+        run_id,
+        to,
+        stage=to,
+        sent_at=clock(),
+        sends=1,
+        stage_at=clock(),
+        stage_owner=None,
+        stage_until=None,
+        stage_tries=0,
+        deadline_at=None,
+    )
+    RunEntity.update(stage=to, updated_at=clock()).where(
+        RunEntity.run == run_id, RunEntity.status == runs.PENDING
+    ).execute()
+    drop_staged(run_id)
+    return to
+
+
+def count(run_id: str, **counters: Any) -> None:
+    """Add to the run's counters, in the caller's transaction, which holds its row."""
+    known = json.loads(Run.select(Run.counters).where(Run.run_id == run_id).scalar())
+    Run.update(counters=json.dumps(known | counters)).where(Run.run_id == run_id).execute()
+
+
+def options_of(run: Run) -> runs.RunOptions:
+    """Return what the run was asked to do."""
+    stored = json.loads(run.options)
+    return runs.RunOptions(
+        mode=run.mode,
+        docs=stored["docs"],
+        embed=stored["embed"],
+        starts_at=stored.get("starts_at", runs.PREFLIGHT),
+    )
+
+
 def settle(
     run_id: str,
     status: str,

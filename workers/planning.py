@@ -36,8 +36,6 @@ CHILDREN_A_WORKER = 2
 # Each further pass over one moment needs a row that left it meanwhile.
 MOMENT_PASSES = 20
 FEATURES = {plan.ISSUE: "issues_enabled", plan.MERGE_REQUEST: "merge_requests_enabled"}
-# Not yet moved into the commit: these children keep the fetches busy.
-_FETCHING = (runs.QUEUED, runs.PREFLIGHT, runs.COMMITTING)
 
 
 @actor("plan", priority=BEHIND_PEOPLE)
@@ -120,7 +118,7 @@ class Planner:
             return
         while True:
             state = self._look()
-            if not state.is_walked and state.fetching < limit_of_children():
+            if not state.is_walked and state.open < limit_of_children():
                 if not self._plan_debts(state):
                     self._plan_stretch(state)
                 continue
@@ -213,7 +211,7 @@ class Planner:
             if not rested.execute():
                 raise Lost
             state = self._state()
-            has_work = not state.open if state.is_walked else state.fetching < limit_of_children()
+            has_work = not state.open if state.is_walked else state.open < limit_of_children()
             if not has_work:
                 return True
             Run.update(
@@ -235,12 +233,7 @@ class Planner:
         return state
 
     def _state(self) -> _State:
-        children = dict(
-            Run.select(Run.status, peewee.fn.COUNT(Run.run_id))
-            .where(Run.parent_run_id == self.run_id, Run.retry_of.is_null(), Run.status.in_(runs.OPEN_STATUSES))
-            .group_by(Run.status)
-            .tuples()
-        )
+        children = Run.select().where(Run.parent_run_id == self.run_id, Run.retry_of.is_null())
         doomed = (
             Run.select(Run.error_code, Run.error_message)
             .join(SyncStep, on=(SyncStep.child_run_id == Run.run_id))
@@ -257,8 +250,7 @@ class Planner:
             .tuples()
         }
         return _State(
-            fetching=sum(count for status, count in children.items() if status in _FETCHING),
-            open=sum(children.values()),
+            open=children.where(Run.status.in_(runs.OPEN_STATUSES)).count(),
             to_walk=[kind for kind in plan.ENTITY_TYPES if kind not in walked],
             are_debts_planned=landing.DEBT in walked,
             doomed_by=(doomed[0] or "INTERNAL", doomed[1] or "") if doomed else None,
@@ -554,7 +546,7 @@ class Planner:
     # -------------------------------------------------------------------------------------- the end
 
     def _finish(self) -> None:
-        """End the sync: its entities are the debts that are left; one is enough for it to fail."""
+        """End the sync: its entities are the debts that are left, and what failed behind its commit; one dooms it."""
         with write():
             self.hold()
             run = Run.get_by_id(self.run_id)
@@ -572,6 +564,7 @@ class Planner:
                     error_message=debt.error_message,
                     updated_at=clock(),
                 ).on_conflict_ignore().execute()
+            behind = self._take_over_failed()
             if run.error_code is not None:
                 moves.settle(self.run_id, runs.FAILED, error_code=run.error_code, error_message=run.error_message)
             elif debts:
@@ -579,8 +572,43 @@ class Planner:
                 more = f" and {len(debts) - 5} more" if len(debts) > 5 else ""
                 message = f"{len(debts)} entities failed and have not landed since: {named}{more}"
                 moves.settle(self.run_id, runs.FAILED, error_code="SYNC_INCOMPLETE", error_message=message)
+            elif behind is not None:
+                Run.update(stage=behind.stage).where(Run.run_id == self.run_id).execute()
+                message = f"all content is in the mirror; {behind.run_id}: {behind.error_message}"
+                moves.settle(self.run_id, runs.FAILED, error_code=behind.error_code, error_message=message)
             else:
                 moves.settle(self.run_id, runs.SUCCEEDED)
+
+    def _take_over_failed(self) -> Run | None:
+        """Make what failed behind a child's commit the sync's own to say and to retry; return the first such child.
+
+        That is no debt: the content has landed, and the cursor is past it.
+        """
+        failed = Run.select().where(
+            Run.parent_run_id == self.run_id,
+            Run.retry_of.is_null(),
+            Run.status == runs.FAILED,
+            Run.stage.in_(runs.BEHIND_COMMIT),
+        )
+        children = list(failed.order_by(Run.run_id))
+        for child in children:
+            left = RunEntity.select().where(
+                RunEntity.run == child.run_id,
+                RunEntity.stage.in_(runs.BEHIND_COMMIT),
+                RunEntity.status.in_((runs.FAILED, runs.ABORTED)),
+            )
+            for entity in left:
+                RunEntity.insert(
+                    run=self.run_id,
+                    entity_type=entity.entity_type,
+                    iid=entity.iid,
+                    stage=entity.stage,
+                    status=runs.FAILED,
+                    error_code=entity.error_code or child.error_code,
+                    error_message=entity.error_message or child.error_message,
+                    updated_at=clock(),
+                ).on_conflict_ignore().execute()
+        return children[0] if children else None
 
 
 @dataclass
@@ -599,7 +627,6 @@ class _Stretch:
 class _State:
     """What a planner sees of its sync."""
 
-    fetching: int
     open: int
     to_walk: Sequence[plan.EntityType]
     are_debts_planned: bool

@@ -16,10 +16,9 @@ import structlog
 
 from lore.core import payloads, plan, runs
 from lore.core.errors import PassingError, RefusedError
-from models import locks
+from models import documents, locks
 from models.base import clock, now_ms, read, write
 from models.content import ENTITY_TABLES
-from models.documents import Document
 from models.ledger import Run, SyncDebt
 from workers import moves, resources
 
@@ -185,13 +184,8 @@ def _mark_one(project_id: int, entity_type: str, iid: int, asked_at: int, began_
     if entity_id is None:
         return 0
     table.update(deleted_at=asked_at).where(table.id == entity_id).execute()
-    forget_documents(entity_type, entity_id)
+    documents.delete_of(entity_type, entity_id)
     return 1
-
-
-def forget_documents(entity_type: str, entity_id: int) -> None:
-    """Take what is made of a deleted entity out of search, in the caller's transaction: the one place that does."""
-    Document.delete().where(Document.source_type == entity_type, Document.source_id == entity_id).execute()
 
 
 def _owe_unknown(project_id: int, entity_type: str, sweep: _Sweep) -> int:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any
 
 from lore.core import staleness
-from lore.core.errors import NotFoundError
-from lore.core.plan import entity_name
+from lore.core.plan import Entity, EntityType
 from models.base import read
 from models.content import ENTITY_TABLES, Discussion, EntityLink, MergeRequestDiff, Note, ResourceEvent
-from models.ledger import Project, ProjectPath
+from workers.related import related_to
 from workers.runs import iso
+from workers.scope import find_project, not_in_mirror
 
 _TIMES = {
     "created_at",
@@ -29,19 +28,18 @@ _JSON = {"assignees", "reviewers", "labels"}
 _HIDDEN = {"raw", "id", "project", "entity_type", "entity_id", "position", "observed_at", "parts_observed_at"}
 
 
-def show(gitlab_url: str, project: str, entity_type: str, iid: int) -> dict[str, Any]:
-    """Return everything the mirror holds of an entity: its fields, threads, events, files and links, and how fresh.
+def show(gitlab_url: str, project: str, entity_type: EntityType, iid: int) -> dict[str, Any]:
+    """Return everything the mirror holds of an entity: its fields, children and what belongs to it, and how fresh.
 
     Raises:
         NotFoundError: NOT_IN_MIRROR.
     """
     with read():
-        found = _find_project(gitlab_url, project)
+        found = find_project(gitlab_url, project)
         table = ENTITY_TABLES[entity_type]
         row = None if found is None else table.get_or_none(table.project == found.project_id, table.iid == iid)
         if found is None or row is None:
-            name = f"{project}{entity_name(entity_type, iid)}"
-            raise NotFoundError("NOT_IN_MIRROR", f"the mirror does not hold {name}", ref=shlex.quote(name))
+            raise not_in_mirror(project, Entity(entity_type, iid))
         of_it = _OfIt(entity_type, row.id)
         return {
             "project": found.path_with_namespace,
@@ -51,6 +49,7 @@ def show(gitlab_url: str, project: str, entity_type: str, iid: int) -> dict[str,
             "events": of_it.events(),
             "files": of_it.rows(MergeRequestDiff),
             "links": of_it.rows(EntityLink),
+            "related": related_to(found, entity_type, row),
             "fresh": {
                 "observed_at": iso(row.observed_at),
                 "children_observed_at": iso(row.children_observed_at),
@@ -95,16 +94,6 @@ class _OfIt:
 
     def _select(self, table: Any) -> Any:
         return table.select().where(table.entity_type == self._of[0], table.entity_id == self._of[1])
-
-
-def _find_project(gitlab_url: str, project: str) -> Project | None:
-    found: Project | None = None
-    path = ProjectPath.get_or_none(ProjectPath.gitlab_url == gitlab_url, ProjectPath.path == project)
-    if path is not None:
-        found = Project.get_by_id(path.project_id)
-    elif project.isdigit():
-        found = Project.get_or_none(Project.gitlab_url == gitlab_url, Project.gitlab_id == int(project))
-    return found
 
 
 def _columns(row: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lore import __version__
 
 if TYPE_CHECKING:
+    from lore.embeddings import Embedder
     from lore.gitlab import GitLab
     from lore.settings import Settings
 
@@ -18,6 +19,8 @@ _lock = threading.Lock()
 _settings: Settings | None = None
 _opened = contextlib.ExitStack()
 _gitlab: GitLab | None = None
+_embedder: Embedder | None = None
+_has_embedder = False
 
 
 def configure(settings: Settings) -> None:
@@ -62,12 +65,40 @@ def gitlab() -> GitLab:
         return _gitlab
 
 
+def embedder() -> Embedder | None:
+    """Return the embedder of this process, made at the first call: loading a model takes time; None where it is off.
+
+    Raises:
+        LoreError: The embedder cannot be used.
+    """
+    global _embedder, _has_embedder
+    with _lock:
+        if not _has_embedder:
+            from lore.embeddings import build_embedder  # noqa: PLC0415  # numpy and a model, for who embeds only
+
+            now = settings()
+            _embedder = build_embedder(
+                now.embeddings,
+                url=now.embeddings_url,
+                model=now.embeddings_model,
+                token=now.embeddings_token,
+                ca_file=str(now.ca_file) if now.ca_file else None,
+                timeout_s=now.embeddings_timeout_s,
+                version=__version__,
+            )
+            if _embedder is not None:
+                _opened.callback(_embedder.close)
+            _has_embedder = True
+        return _embedder
+
+
 def close() -> None:
     """Close what was opened."""
-    global _gitlab
+    global _gitlab, _embedder, _has_embedder
     with _lock:
         _opened.close()
         _gitlab = None
+        _embedder, _has_embedder = None, False
 
 
 def whoami() -> str:

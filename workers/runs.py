@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +20,9 @@ from lore.core.errors import BusyError, Failure, NotFoundError, RunError, UsageE
 from lore.core.plan import Entity, plan_tasks
 from lore.core.runs import RunOptions
 from models.base import insert_in_chunks, now_ms, read, write
-from models.ledger import Project, ProjectPath, Run, RunEntity, RunEvent, RunSource
+from models.content import ENTITY_TABLES
+from models.documents import Document
+from models.ledger import Project, ProjectPath, Run, RunDocument, RunEntity, RunEvent, RunSource
 from models.queue import Task
 from models.watch import Watch
 from workers import messages, moves
@@ -83,12 +85,14 @@ def retry(run_id: str) -> Submitted:
             return Submitted(earlier.run_id, earlier.sends > 0, project.path_with_namespace)
         if run.status not in rules.FINAL_STATUSES:
             raise UsageError("RUN_OPEN", f"run {run_id} is still {run.status}", run_id=run_id)
-        rows = RunEntity.select(RunEntity.entity_type, RunEntity.iid, RunEntity.status).where(RunEntity.run == run_id)
-        scope = rules.retry_scope((Entity(entity_type, iid), status) for entity_type, iid, status in rows.tuples())
+        rows = RunEntity.select(RunEntity.entity_type, RunEntity.iid, RunEntity.status, RunEntity.stage)
+        rows = rows.where(RunEntity.run == run_id)
+        ended = [(Entity(entity_type, iid), status, stage) for entity_type, iid, status, stage in rows.tuples()]
+        scope = rules.retry_scope((entity, status) for entity, status, _ in ended)
         if not scope:
             raise UsageError("NOTHING_TO_RETRY", f"every entity of run {run_id} ended ok or skipped", run_id=run_id)
         asked = json.loads(run.options)["project"]
-        options = _options_of(run)
+        options = replace(moves.options_of(run), starts_at=rules.resume_at(ended))
         opened = _open_run(
             project.gitlab_url,
             asked,
@@ -96,7 +100,7 @@ def retry(run_id: str) -> Submitted:
             options,
             "retry",
             retry_of=run_id,
-            kind=run.kind,
+            kind="surgical" if run.kind == "surgical" else "incremental",
             # What is left of a sync stays its matter: what fails again is a debt again, and keeps nobody else out.
             parent_run_id=None if run.kind == "surgical" else run.parent_run_id or run_id,
         )
@@ -322,10 +326,11 @@ def iso(at_ms: int | None) -> str | None:
 class _Opened:
     run_id: str
     is_marked_sent: bool
+    starts_at: str
 
 
 def _sent(opened: _Opened, project: str) -> Submitted:
-    is_sent = opened.is_marked_sent and messages.send_run(messages.PREFLIGHT, opened.run_id)
+    is_sent = opened.is_marked_sent and messages.send_run(messages.ACTORS[opened.starts_at], opened.run_id)
     return Submitted(opened.run_id, is_sent, project)
 
 
@@ -345,6 +350,7 @@ def _open_run(
     row = find_or_add_project(gitlab_url, project)
     is_known = row.gitlab_id is not None and (row.confirmed_at or 0) > now - CONFIRMED_FOR_MS
     run_id = new_run_id(now)
+    is_resumed = options.starts_at != rules.PREFLIGHT
     is_sent = is_to_be_sent and messages.is_ours(run_id)
     Run.insert(
         run_id=run_id,
@@ -353,7 +359,7 @@ def _open_run(
         parent_run_id=parent_run_id,
         mode=options.mode,
         status=rules.QUEUED,
-        stage=rules.STAGE_PREFLIGHT,
+        stage=options.starts_at,
         options=json.dumps(asdict(options) | {"project": project, "by_path": not is_known}),
         trigger=trigger,
         retry_of=retry_of,
@@ -369,7 +375,7 @@ def _open_run(
                 "run": run_id,
                 "entity_type": entity.entity_type,
                 "iid": entity.iid,
-                "stage": rules.STAGE_PREFLIGHT,
+                "stage": options.starts_at,
                 "status": rules.PENDING,
                 "updated_at": now,
             }
@@ -387,11 +393,55 @@ def _open_run(
                 "job_type": task.job_type,
                 "status": rules.PENDING,
             }
-            for task in plan_tasks(entities, with_project=not is_known)
+            for task in ([] if is_resumed else plan_tasks(entities, with_project=not is_known))
         ],
     )
-    moves.record(run_id, "opened", stage=rules.STAGE_PREFLIGHT, entities=len(entities), trigger=trigger)
-    return _Opened(run_id, is_sent)
+    if is_resumed:
+        assert retry_of is not None
+        _take_over_scope(retry_of, run_id, row.project_id, entities)
+    moves.record(run_id, "opened", stage=options.starts_at, entities=len(entities), trigger=trigger)
+    return _Opened(run_id, is_sent, options.starts_at)
+
+
+def _take_over_scope(earlier: str, run_id: str, project_id: int, entities: Sequence[Entity]) -> None:
+    """Give a resumed run the sources and documents that the earlier one had of these entities, and no others.
+
+    What a sync had is its children's.
+    """
+    those = Run.select(Run.run_id).where((Run.run_id == earlier) | (Run.parent_run_id == earlier))
+    for entity in entities:
+        table = ENTITY_TABLES[entity.entity_type]
+        entity_id = table.select(table.id).where(table.project == project_id, table.iid == entity.iid).scalar()
+        sources = (
+            RunSource.select(RunSource.dirty_source_id)
+            .where(RunSource.run.in_(those), RunSource.source_type == entity.entity_type)
+            .where(RunSource.source_id == entity_id)
+        )
+        insert_in_chunks(
+            RunSource,
+            [
+                {
+                    "run": run_id,
+                    "dirty_source_id": dirty_id,
+                    "source_type": entity.entity_type,
+                    "source_id": entity_id,
+                }
+                for (dirty_id,) in sources.tuples()
+            ],
+        )
+        built = (
+            RunDocument.select(RunDocument.document_id)
+            .distinct()
+            .join(Document, on=(Document.id == RunDocument.document_id))
+            .where(
+                RunDocument.run.in_(those),
+                Document.entity_type == entity.entity_type,
+                Document.entity_id == entity_id,
+            )
+        )
+        insert_in_chunks(
+            RunDocument, [{"run": run_id, "document_id": document_id} for (document_id,) in built.tuples()]
+        )
 
 
 def new_run_id(now: int) -> str:
@@ -420,41 +470,50 @@ def find_or_add_project(gitlab_url: str, asked: str) -> Project:
     return found
 
 
-def _options_of(run: Run) -> RunOptions:
-    stored = json.loads(run.options)
-    return RunOptions(mode=run.mode, docs=stored["docs"], embed=stored["embed"])
-
-
 def _views(found: Sequence[Run]) -> list[dict[str, Any]]:
     ids = [run.run_id for run in found]
     entities = _entities_by_run(ids)
-    sources = Counter(
-        dict(
-            RunSource.select(RunSource.run, peewee.fn.COUNT(RunSource.dirty_source_id))
-            .where(RunSource.run.in_(ids))
-            .group_by(RunSource.run)
-            .tuples()
-        )
-    )
+    made = _made(ids)
     paths = dict(
         Project.select(Project.project_id, Project.path_with_namespace)
         .where(Project.project_id.in_([run.project_id for run in found]))
         .tuples()
     )
-    children = _children_counts(run.run_id for run in found if run.kind != "surgical" and run.parent_run_id is None)
+    syncs = [run.run_id for run in found if run.kind != "surgical" and run.parent_run_id is None]
+    children = _children_counts(syncs)
+    made.update(_made(syncs, owner=Run.parent_run_id))
     return [
-        _view(run, paths[run.project_id], entities.get(run.run_id, []), sources[run.run_id], children[run.run_id])
+        _view(run, paths[run.project_id], entities.get(run.run_id, []), made[run.run_id], children[run.run_id])
         for run in found
     ]
+
+
+def _made(ids: Sequence[str], *, owner: peewee.Field = Run.run_id) -> defaultdict[str, Counter[str]]:
+    """Return what was made of each run's content, or of that of its children, by the counts that say so."""
+    made: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    sources = RunSource.select(owner, peewee.fn.COUNT(RunSource.dirty_source_id)).join(Run)
+    for run_id, count in sources.where(owner.in_(ids), _is_first(owner)).group_by(owner).tuples():
+        made[run_id]["dirty_sources"] = count
+    for run_id, counters in Run.select(owner, Run.counters).where(owner.in_(ids), _is_first(owner)).tuples():
+        known = json.loads(counters)
+        made[run_id].update({name: known.get(name, 0) for name in ("documents_regenerated", "documents_embedded")})
+    return made
+
+
+def _is_first(owner: peewee.Field) -> Any:
+    # A retry of a sync is a run of its own, that somebody asked for.
+    return owner.is_null(False) if owner is Run.run_id else Run.retry_of.is_null()
 
 
 def _children_counts(ids: Iterable[str]) -> defaultdict[str, Counter[str]]:
     """Return how many entities of each sync's children are in each status; what failed is the sync's own to say."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    is_behind = (Run.status == rules.FAILED) & RunEntity.stage.in_(rules.BEHIND_COMMIT)
+    is_owed = (RunEntity.status == rules.FAILED) | ((RunEntity.status == rules.ABORTED) & is_behind)
     rows = (
         RunEntity.select(Run.parent_run_id, RunEntity.status, peewee.fn.COUNT(RunEntity.id))
         .join(Run, on=(Run.run_id == RunEntity.run))
-        .where(Run.parent_run_id.in_(list(ids)), Run.retry_of.is_null(), RunEntity.status != rules.FAILED)
+        .where(Run.parent_run_id.in_(list(ids)), Run.retry_of.is_null(), ~is_owed)
         .group_by(Run.parent_run_id, RunEntity.status)
     )
     for run_id, status, count in rows.tuples():
@@ -475,10 +534,9 @@ def _entities_by_run(ids: Iterable[str]) -> dict[str, list[tuple[str, int, str]]
 
 
 def _view(
-    run: Run, project: str, entities: Sequence[tuple[str, int, str]], dirty_sources: int, children: Counter[str]
+    run: Run, project: str, entities: Sequence[tuple[str, int, str]], made: Counter[str], children: Counter[str]
 ) -> dict[str, Any]:
     statuses = Counter(status for _, _, status in entities) + children
-    counters = json.loads(run.counters)
 
     def iids(status: str) -> list[list[Any]]:
         return [[entity_type, iid] for entity_type, iid, its in entities if its == status]
@@ -500,9 +558,9 @@ def _view(
             "failed": statuses[rules.FAILED],
             "skipped_stale": statuses[rules.SKIPPED_STALE],
             "aborted": statuses[rules.ABORTED],
-            "dirty_sources": dirty_sources,
-            "documents_regenerated": counters.get("documents_regenerated", 0),
-            "documents_embedded": counters.get("documents_embedded", 0),
+            "dirty_sources": made["dirty_sources"],
+            "documents_regenerated": made["documents_regenerated"],
+            "documents_embedded": made["documents_embedded"],
         },
         "failed_iids": iids(rules.FAILED),
         "skipped_stale_iids": iids(rules.SKIPPED_STALE),

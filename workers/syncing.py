@@ -181,12 +181,16 @@ def is_worked_on(run_id: str) -> bool:
 
 
 def adopt(run_id: str) -> None:
-    """Take a sync from a process that is gone: its planner's lease is void, and what it claimed comes back."""
+    """Take a sync from a process that is gone: its leases are void, and what it claimed comes back."""
     with write():
         Run.update(stage_owner=None, stage_until=None, sent_at=None, stage_at=clock()).where(
             Run.run_id == run_id, Run.status.in_((rules.QUEUED, rules.WALKING))
         ).execute()
-        children = Run.select(Run.run_id).where(Run.parent_run_id == run_id, Run.retry_of.is_null())
+        of_mine = (Run.parent_run_id == run_id, Run.retry_of.is_null())
+        Run.update(stage_owner=None, stage_until=None, sent_at=None).where(
+            *of_mine, Run.status.in_((rules.DOCUMENTS, rules.EMBEDDING))
+        ).execute()
+        children = Run.select(Run.run_id).where(*of_mine)
         # A process that was killed cannot end a claim; its tasks would be waited for until their leases are over.
         Task.update(claimed_until=clock() - 1).where(
             Task.scope_run.in_(children), Task.status == rules.CLAIMED

@@ -18,7 +18,7 @@ from lore.core.errors import BusyError, StorageError
 from models.base import clock, database, disconnect, now_ms, read, storage_errors, write
 from models.ledger import Run, RunEntity
 from models.queue import Task
-from workers import findings, messages, moves, resources
+from workers import findings, messages, moves, resources, stages
 from workers.commit import hand_over
 from workers.findings import Scope
 
@@ -139,7 +139,9 @@ def _fail_overdue(run_id: str, status: str, stage: str, after_s: float, *still: 
         is_still = Run.update(stage=Run.stage).where(Run.run_id == run_id, Run.status == status, *still)
         if not is_still.execute():
             return False
-        verdict = runs.judge_overdue(moves.task_states(run_id), status=status, stage=stage, after_s=after_s)
+        pending = stages.pending_in(run_id, stage=stage) if status in (runs.DOCUMENTS, runs.EMBEDDING) else ()
+        states = moves.task_states(run_id)
+        verdict = runs.judge_overdue(states, status=status, stage=stage, after_s=after_s, pending=pending)
         if status == runs.PREFLIGHT and verdict.failures and moves.is_per_entity(run_id):
             moved = moves.fail_entities(run_id, verdict.failures)
             if moved == runs.COMMITTING:
@@ -244,6 +246,22 @@ def _send_plans(scope: Scope) -> Iterable[str]:
             yield "plan_sent"
 
 
+def _send_stages(scope: Scope) -> Iterable[str]:
+    """documents, embedding: nobody's, and never sent or sent long ago → send."""
+    with read():
+        now = now_ms()
+        idle = findings.idle_stages(scope)
+    for run_id, status, sent_at, sends, stage_at in idle:
+        # As with a commit: without Redis a run that was nobody's for a whole lease has lost its process.
+        is_orphan = max(sent_at or 0, stage_at) + resources.settings().lock_lease_ms < now
+        if not (is_orphan or messages.is_ours(run_id)) or not findings.is_due(sent_at, sends, now):
+            continue
+        if messages.mark_run_sent(run_id, status, sent_at):
+            if not messages.send_run(messages.ACTORS[status], run_id, is_adopted=is_orphan):
+                return
+            yield "stage_sent"
+
+
 def send_commit(run_id: str) -> None:
     """Send the run's commit if it waits for a lock that is free by now."""
     for _ in _send_commits(Scope(run_id)):
@@ -285,6 +303,7 @@ _RULES: tuple[Callable[[Scope], Iterable[str]], ...] = (
     _end_preflights,
     _send_commits,
     _send_plans,
+    _send_stages,
     _tidy,
     _forget_old,
 )

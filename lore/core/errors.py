@@ -9,6 +9,8 @@ A class says what the *caller* does about it; a code says what happened and neve
     ├── GitLabError          GitLab's answer was not what the request asks for
     │   ├── RefusedError     asking again gives the same answer: fail the task
     │   └── PassingError     asking again later may work: wait `retry_after_s`, then try
+    ├── EmbedderError        the embedder gave no vectors: fail the stage
+    │   └── EmbedderDownError  asking again later may work
     ├── StorageError         the database
     │   └── BusyError        the database was busy or the connection was lost: try the whole step again
     ├── BrokerError          Redis
@@ -98,6 +100,7 @@ CODES: dict[str, Code] = {
     ),
     "CONFLICTING_OPTIONS": Code("two options that exclude each other", Exit.USAGE, ("{command} --help",)),
     "NO_DOCS_REQUIRES_NO_EMBED": Code("--no-docs needs --no-embed: no documents, no embedding", Exit.USAGE),
+    "EMPTY_QUERY": Code("a search for nothing", Exit.USAGE, ("lore search --help",)),
     "AMBIGUOUS_RUN": Code("a run id prefix fits several runs", Exit.USAGE, ("lore sync-runs",)),
     "RUN_OPEN": Code("the run has not ended yet", Exit.USAGE, (_LOOK, "lore cancel {run_id}")),
     "RUN_ENDED": Code("the run has ended already", Exit.USAGE, (_LOOK,)),
@@ -118,6 +121,9 @@ CODES: dict[str, Code] = {
     "OTHER_GITLAB": Code(
         "the worker's LORE_GITLAB_URL is not the run's", Exit.CONFIGURATION, ("lore doctor",), dooms_run=True
     ),
+    "EMBEDDER_MISSING": Code(
+        "LORE_EMBEDDINGS is wordllama, which is not installed", Exit.CONFIGURATION, ("lore doctor",)
+    ),
     "NETWORK_FILE_SYSTEM": Code("SQLite on a network file system is refused", Exit.CONFIGURATION, ("lore doctor",)),
     # not authenticated or not allowed
     "GITLAB_UNAUTHORIZED": Code(
@@ -126,11 +132,13 @@ CODES: dict[str, Code] = {
     "GITLAB_FORBIDDEN": Code("the token may not read this (403)", Exit.NOT_ALLOWED, ("lore doctor",)),
     # not found
     "RUN_NOT_FOUND": Code("no such run in the ledger", Exit.NOT_FOUND, ("lore sync-runs",)),
-    "UNKNOWN_PROJECT": Code("no project of the mirror has this short name", Exit.NOT_FOUND, ("lore doctor",)),
+    "UNKNOWN_PROJECT": Code("the mirror has no such project", Exit.NOT_FOUND, ("lore stats", "lore doctor")),
+    "PATH_NOT_FOUND": Code("the mirror knows no file, or label, of this name", Exit.NOT_FOUND, ("lore stats",)),
     "PROJECT_NOT_FOUND": Code(
         "GitLab has no such project, or the token cannot see it", Exit.NOT_FOUND, ("lore doctor",), dooms_run=True
     ),
     "NOT_IN_MIRROR": Code("the mirror does not hold this yet", Exit.NOT_FOUND, ("lore-submit {ref} --wait",)),
+    "EMPTY_MIRROR": Code("there is nothing to search yet", Exit.NOT_FOUND, ("lore-submit --help", "lore docs")),
     "GITLAB_NOT_FOUND": Code(
         "GitLab has no such issue or merge request, or the token cannot see it (404)",
         Exit.NOT_FOUND,
@@ -169,6 +177,24 @@ CODES: dict[str, Code] = {
     "RUN_DEADLINE": Code("the run's stage took longer than LORE_RUN_DEADLINE", Exit.PREFLIGHT, (_LOOK, _RETRY)),
     "POISON": Code("whoever worked on it died or was lost, three times", Exit.INGEST, (_LOOK, _RETRY)),
     "INGEST_FAILED": Code("the commit failed and was rolled back", Exit.INGEST, (_LOOK, _RETRY)),
+    "EMBEDDINGS_OFF": Code(
+        "vectors are asked for where LORE_EMBEDDINGS is off", Exit.CONFIGURATION, ("lore doctor", _RETRY)
+    ),
+    "DOCUMENTS_FAILED": Code("the content is written, its documents could not be", Exit.DOCUMENTS, (_LOOK, _RETRY)),
+    "EMBEDDING_FAILED": Code(
+        "content and documents are written, their vectors could not be", Exit.DOCUMENTS, (_LOOK, _RETRY)
+    ),
+    "EMBEDDER_UNREACHABLE": Code(
+        "no answer from the embedder: name, connection, time-out, or it asks to wait (429, 5xx)",
+        Exit.DOCUMENTS,
+        ("lore doctor", _RETRY),
+    ),
+    "EMBEDDER_REFUSED": Code(
+        "the embedder does not take the request: token, model or text (4xx)", Exit.DOCUMENTS, ("lore doctor", _RETRY)
+    ),
+    "EMBEDDER_BAD_ANSWER": Code(
+        "the embedder's answer is not the vectors that were asked for", Exit.DOCUMENTS, ("lore doctor", _RETRY)
+    ),
     "RUN_CANCELLED": Code("the run was cancelled", Exit.CANCELLED, (_RETRY,)),
     "STILL_RUNNING": Code(
         "the run had not ended at --timeout",
@@ -253,6 +279,22 @@ class PassingError(GitLabError):
         super().__init__(code, message, **context)
         self.retry_after_s = retry_after_s
         self.pauses_host = pauses_host
+
+
+class EmbedderError(LoreError):
+    """The embedder gave no vectors, and would not if it were asked again."""
+
+
+class EmbedderDownError(EmbedderError):
+    """The embedder may give them later.
+
+    Args:
+        retry_after_s: What it asked us to wait, in seconds; None where it said nothing.
+    """
+
+    def __init__(self, code: str, message: str, *, retry_after_s: float | None = None, **context: Any) -> None:
+        super().__init__(code, message, **context)
+        self.retry_after_s = retry_after_s
 
 
 class StorageError(LoreError):

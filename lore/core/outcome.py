@@ -19,7 +19,12 @@ WARNINGS: Final[dict[str, str]] = {
     "BROKER_UNREACHABLE": "Redis does not answer: the run stays queued and is sent later",
     "NO_LIVE_WORKER": "no worker is there to take the run",
     "SYNC_ACTIVE": "a sync of the project is under way already, so nothing was begun",
+    "EMBEDDINGS_OFF": "embeddings are off, so only words were searched",
+    "NO_VECTORS": "no document has a vector yet, so only words were searched",
+    "OTHER_MODEL": "documents were embedded with another model, and are not found by their meaning",
+    "SEARCHED_IN_PART": "a query without a word was looked for in the newest documents only",
     "LEFT_QUEUED": "the run was written and waits for a worker",
+    "NO_BROWSER": "no browser could be opened for --open",
 }
 
 

@@ -10,10 +10,10 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from lore.core.errors import UsageError
-from lore.core.plan import ISSUE, MERGE_REQUEST, Entity, EntityType, entity_name
+from lore.core.plan import ISSUE, MERGE_REQUEST, ROUTES, Entity, EntityType, entity_name
 
 MAX_IID: Final = 2**31 - 1
 
@@ -103,6 +103,11 @@ def parse_ref(text: str, *, base_url: str) -> Ref:
         raise _bad_ref(text)
     entity_type = _SIGNS[sign.group()]
     return Ref(project or None, Entity(entity_type, parse_iid(iid, entity_type=entity_type)))
+
+
+def is_ref(text: str) -> bool:
+    """Tell whether a text is meant as a REF, be it a wrong one: an address, or a number behind a sign."""
+    return "://" in text or re.fullmatch(r"\S*[!#]-?[0-9]+", text.strip()) is not None
 
 
 def parse_project(text: str, *, base_url: str) -> str:
@@ -206,6 +211,11 @@ def no_project(base_url: str = "your GitLab") -> UsageError:
 def ref_of(entity_type: str, iid: int, *, project: str | None = None) -> str:
     """Return the short REF of an entity, as GitLab writes it: `!12`, `#7` or `group/project!12`."""
     return f"{project or ''}{entity_name(entity_type, iid)}"
+
+
+def web_url_of(gitlab_url: str, project: str, entity: Entity) -> str:
+    """Return the address of an entity's page."""
+    return f"{gitlab_url}/{quote(project)}/-/{ROUTES[entity.entity_type]}/{entity.iid}"
 
 
 def submit_command(project: str, entities: Iterable[Entity], *, options: Sequence[str] = ()) -> str:

@@ -34,6 +34,7 @@ STAGE_INGEST: Final = "ingest"
 STAGE_DOCUMENTS: Final = "documents"
 STAGE_EMBEDDING: Final = "embedding"
 STAGES: Final = (STAGE_PREFLIGHT, STAGE_INGEST, STAGE_DOCUMENTS, STAGE_EMBEDDING)
+BEHIND_COMMIT: Final = (STAGE_DOCUMENTS, STAGE_EMBEDDING)
 
 # The statuses of an entity.
 PENDING: Final = "pending"
@@ -48,6 +49,7 @@ OPEN_TASKS: Final = (PENDING, CLAIMED)
 
 LOST_CLAIMS_LIMIT: Final = 3
 COMMIT_TRIES_LIMIT: Final = 3
+STAGE_TRIES_LIMIT: Final = 3
 
 _MOVES: Final[Mapping[str, frozenset[str]]] = {
     QUEUED: frozenset({PREFLIGHT, DOCUMENTS, EMBEDDING, WALKING}),
@@ -73,11 +75,21 @@ def moves_into(to: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the user asked a run to do."""
+    """What the user asked a run to do; `starts_at` is where a resumed run begins: what came before it stands."""
 
     mode: Mode = "commit"
     docs: bool = True
     embed: bool = True
+    starts_at: str = PREFLIGHT
+
+
+def status_after(status: str, options: RunOptions) -> str:
+    """Return the status a run goes to when its work in this one is done; `committing` is meant with content written."""
+    if status == COMMITTING and options.docs:
+        return DOCUMENTS
+    if status == DOCUMENTS and options.embed:
+        return EMBEDDING
+    return SUCCEEDED
 
 
 def child_id(parent_run_id: str, number: int) -> str:
@@ -174,7 +186,9 @@ def _dooms(task: TaskState) -> bool:
     return task.status == FAILED and (task.entity_type == PROJECT or task.error_code in DOOMING_CODES)
 
 
-def judge_overdue(tasks: Iterable[TaskState], *, status: str, stage: str, after_s: float) -> Verdict:
+def judge_overdue(
+    tasks: Iterable[TaskState], *, status: str, stage: str, after_s: float, pending: Iterable[Entity] = ()
+) -> Verdict:
     """Say why a run that did not leave its stage in time failed, and each entity with it.
 
     Args:
@@ -182,9 +196,12 @@ def judge_overdue(tasks: Iterable[TaskState], *, status: str, stage: str, after_
         status: Where the run was.
         stage: The stage of its entities.
         after_s: The time it had.
+        pending: The entities that wait behind the commit, where no task tells of them any more.
     """
     message = f"the run was still in {status} after {after_s:g} s"
     code, failures = "RUN_DEADLINE", dict[Entity, Failure]()
+    for entity in pending:
+        failures[entity] = Failure(entity.entity_type, entity.iid, stage, code, message)
     # What is known to stand in the way comes before what was merely not done yet.
     for task in sorted(tasks, key=lambda task: (task.error_code is None, _order(task))):
         if task.status not in (*OPEN_TASKS, FAILED):
@@ -260,17 +277,13 @@ def retry_scope(entities: Iterable[tuple[Entity, str]]) -> list[Entity]:
     return sorted(entity for entity, status in entities if status not in (OK, SKIPPED_STALE))
 
 
-def last_stage(options: RunOptions, *, built: Sequence[str] = STAGES) -> str:
-    """Return the stage an entity must pass to be `ok`.
+def resume_at(entities: Iterable[tuple[Entity, str, str]]) -> str:
+    """Return where a retry begins: at the first stage that any entity it takes up has not passed.
 
     Args:
-        options: What the run was asked.
-        built: The stages this version has.
+        entities: Every entity of the run with its status and the stage it reached.
     """
-    if options.mode == "preflight_only":
-        return STAGE_PREFLIGHT
-    if options.embed and options.docs and STAGE_EMBEDDING in built:
-        return STAGE_EMBEDDING
-    if options.docs and STAGE_DOCUMENTS in built:
-        return STAGE_DOCUMENTS
-    return STAGE_INGEST
+    reached = [stage for _, status, stage in entities if status not in (OK, SKIPPED_STALE)]
+    first = min(reached, key=STAGES.index, default=STAGE_PREFLIGHT)
+    # What was fetched for a commit that failed is gone.
+    return first if first in BEHIND_COMMIT else STAGE_PREFLIGHT

@@ -71,6 +71,7 @@ def _tour(stack: ExitStack, *, with_redis: bool) -> int:
         ["lore", "sync-runs"],
         ["lore", "sync-runs", "--run-id", "last"],
         ["lore", "show", "!12"],
+        ["lore", "search", "grounded vessel", "-n", "3"],
     )
     for command in commands:
         status = _run(command, environ)
@@ -121,7 +122,7 @@ def _start_redis(stack: ExitStack, server: str, folder: Path, environ: dict[str,
 
 
 def _start_workers(stack: ExitStack, folder: Path, environ: dict[str, str]) -> None:
-    for queues, threads in (("preflight,fetch", 16), ("commit", 1)):
+    for queues, threads in (("preflight,fetch", 16), ("commit", 1), ("documents,embed", 2)):
         command = ["lore", "worker", "--queues", queues, "--threads", str(threads)]
         _say(f"$ {shlex.join(command)} &")
         log = folder / f"{queues.split(',')[-1]}.log"

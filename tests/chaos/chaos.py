@@ -39,10 +39,12 @@ if __name__ == "__main__":
 from chaos.stage import Process, Stage, environment
 from servers import RedisServer, redis_running
 
+from lore.core import documents as texts
 from lore.core import plan, runs
 from lore.demo.server import spawn
-from models import base, schema
+from models import base, schema, vectors
 from models.content import ENTITY_TABLES, DirtySource, Discussion, EntityLink, MergeRequestDiff, Note, ResourceEvent
+from models.documents import Document, load_source
 from models.ledger import Run, RunEntity, RunSource
 from models.locks import ProjectLock
 from models.queue import StagedPayload, Task
@@ -348,7 +350,9 @@ class Chaos:
             ended = RunEntity.select(RunEntity.run).join(Run).where(RunEntity.status.in_(landed), Run.status.in_(early))
             sources = RunSource.select(RunSource.run).join(Run).where(Run.status.in_(early))
             found = {row[0] for row in ended.tuples()} | {row[0] for row in sources.tuples()}
-            orphans = DirtySource.select().count() - RunSource.select().count()
+            orphans = (
+                DirtySource.select().where(DirtySource.id.not_in(RunSource.select(RunSource.dirty_source_id))).count()
+            )
         self.problems += [f"run {run_id} was seen half committed" for run_id in found]
         if orphans:
             self.problems.append(f"{orphans} dirty rows of no run were seen")
@@ -406,7 +410,13 @@ class Chaos:
         self._logs = [line for process in self.stage.processes for line in process.log()]
         for line in self._logs:
             event = str(line.get("event"))
-            if event in ("left_open", "sweep_failed", "commit_failed") or event.startswith("Failed to process"):
+            if event in (
+                "left_open",
+                "sweep_failed",
+                "commit_failed",
+                "documents_failed",
+                "embedding_failed",
+            ) or event.startswith("Failed to process"):
                 self.problems.append(f"the log says {event}: {str(line)[:1500]}")
         if self.peak_mb > MOST_MEMORY_MB:
             self.problems.append(f"a worker took {self.peak_mb:.0f} MB")
@@ -443,29 +453,29 @@ class Chaos:
 
     def _judge_effects(self) -> None:
         by_run = Counter(row[0] for row in RunSource.select(RunSource.run).tuples())
-        ok = Counter(
-            row[0]
-            for row in RunEntity.select(RunEntity.run)
-            .join(Run)
-            .where(RunEntity.status == runs.OK, Run.mode == "commit", Run.status == runs.SUCCEEDED)
-            .tuples()
-        )
-        for run_id in by_run.keys() | ok.keys():
-            if by_run[run_id] != ok[run_id]:
-                self.problems.append(f"run {run_id} has {ok[run_id]} entities ok and {by_run[run_id]} sources")
+        landed = Counter(row[0] for row in RunEntity.select(RunEntity.run).join(Run).where(*LANDED).tuples())
+        for run_id in by_run.keys() | landed.keys():
+            if by_run[run_id] != landed[run_id]:
+                self.problems.append(f"run {run_id} wrote {landed[run_id]} entities and has {by_run[run_id]} sources")
         dirty = {row[0] for row in DirtySource.select(DirtySource.id).tuples()}
+        owed = RunSource.select(RunSource.dirty_source_id).join(Run)
+        built = {row[0] for row in owed.where(Run.status == runs.SUCCEEDED).tuples()}
         sources = {row[0] for row in RunSource.select(RunSource.dirty_source_id).tuples()}
-        if dirty != sources:
-            self.problems.append(f"{len(dirty - sources)} dirty rows of no run, {len(sources - dirty)} lost ones")
+        if dirty - sources or dirty & built:
+            self.problems.append(f"{len(dirty - sources)} dirty rows of no run, {len(dirty & built)} of what is built")
         landed_otherwise = (
             RunEntity.select()
             .join(Run)
-            .where(RunEntity.status == runs.OK, Run.status.in_((runs.FAILED, runs.CANCELLED)))
+            .where(
+                RunEntity.status == runs.OK,
+                Run.status.in_((runs.FAILED, runs.CANCELLED)),
+                Run.stage != runs.STAGE_EMBEDDING,
+            )
             .count()
         )
         if landed_otherwise:
-            self.problems.append(f"{landed_otherwise} entities are ok in runs that did not succeed")
-        self.counts["effects (dirty rows)"] = len(dirty)
+            self.problems.append(f"{landed_otherwise} entities are ok in runs that did not come that far")
+        self.counts["effects (entities written)"] = len(sources)
 
     def _judge_content(self) -> None:
         """Compare each part with what GitLab held while it was asked, and its age with that of the last commit."""
@@ -504,7 +514,7 @@ class Chaos:
                     & (RunEntity.iid == Task.iid)
                 ),
             )
-            .where(Run.status == runs.SUCCEEDED, Run.mode == "commit", RunEntity.status == runs.OK)
+            .where(*LANDED)
         )
         for kind, iid, part, observed_at, finished_at in landed.tuples():
             last[kind, iid][part] = max(observed_at, last[kind, iid].get(part, 0))
@@ -515,7 +525,7 @@ class Chaos:
         """Refresh everything once more in peace: then the mirror is what GitLab holds now."""
         worker = self.stage.worker(threads=6)
         refs = [part for kind, iid in POOL for part in (f"--{'mr' if kind == 'merge_request' else 'issue'}", str(iid))]
-        answer = self.stage.robot("submit", *refs, "--wait", "--no-docs", "--no-embed", "--timeout", "60")
+        answer = self.stage.robot("submit", *refs, "--wait", "--timeout", "60")
         if answer.status:
             self.problems.append(f"the last refresh ended with {answer.status}: {answer.out[:500]}")
             return
@@ -525,7 +535,24 @@ class Chaos:
             for part, value in parts_of_mirror(kind, row).items():
                 if value != now[part]:
                     self.problems.append(f"after the last refresh {part} of {kind} {iid} is not what GitLab holds")
+            self._judge_documents(kind, row.id, iid)
+        with base.read():
+            lacking = sum(vectors.lacking(model) for model in vectors.models())
+        if lacking or len(vectors.models()) != 1:
+            self.problems.append(f"after the last refresh {lacking} documents have no vector of their text")
         worker.end()
+
+    def _judge_documents(self, kind: str, entity_id: int, iid: int) -> None:
+        with base.write():
+            source = load_source(kind, entity_id)
+            assert source is not None
+            wanted = {(one.source_type, one.source_id): one.content for one in texts.build(source)}
+            stored = Document.select(Document.source_type, Document.source_id, Document.content).where(
+                Document.entity_type == kind, Document.entity_id == entity_id
+            )
+            if wanted != {tuple(key): content for *key, content in stored.tuples()}:
+                self.problems.append(f"after the last refresh the documents of {kind} {iid} are not of its content")
+            self.counts["documents compared with their content"] += len(wanted)
 
     def tell(self) -> None:
         """Print what was done and found."""
@@ -567,6 +594,13 @@ class Chaos:
         for problem in self.problems:
             say("PROBLEM", problem)
         say("problems", len(self.problems))
+
+
+# An entity whose content was written, whatever became of its run behind the commit.
+LANDED = (
+    Run.mode == "commit",
+    RunEntity.stage.in_((runs.STAGE_DOCUMENTS, runs.STAGE_EMBEDDING)),
+)
 
 
 def open_runs() -> list[tuple[Any, ...]]:

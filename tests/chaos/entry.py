@@ -322,7 +322,7 @@ def submitter() -> None:
                     gitlab_url=settings.gitlab_url,
                     project=asked["project"],
                     entities=[Entity(*entity) for entity in asked["entities"]],
-                    options=RunOptions(mode=asked["mode"], docs=False, embed=False),
+                    options=RunOptions(mode=asked["mode"]),
                     trigger="chaos",
                 )
                 answer = {"run_id": done.run_id, "is_sent": done.is_sent}

@@ -206,9 +206,10 @@ class Stage:
         """Run a command of lore to its end, for a robot."""
         return self.lore("--robot", *arguments, **more)
 
-    def submit(self, *refs: str, **settings: str) -> str:
-        """Submit a run as a command does, without waiting; return its id."""
-        answer = self.robot("submit", *refs, "--no-wait", **settings)
+    def submit(self, *refs: str, docs: bool = False, **settings: str) -> str:
+        """Submit a run as a command does, without waiting; return its id. It ends with its commit, unless `docs`."""
+        asked = () if docs else ("--no-docs", "--no-embed")
+        answer = self.robot("submit", *refs, "--no-wait", *asked, **settings)
         assert answer.status == 0, answer
         return str(answer.robot["data"]["run"]["run_id"])
 

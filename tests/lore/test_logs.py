@@ -216,3 +216,18 @@ def test_a_closed_stream_is_no_traceback() -> None:
 
     structlog.get_logger().info("ours")
     configure(stream=stream)
+
+
+def test_a_command_names_an_exception_by_its_kind_and_a_worker_says_where_it_was(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def said(*, has_tracebacks: bool) -> str:
+        configure(format="json", level="error", has_tracebacks=has_tracebacks)
+        try:
+            raise IndexError("planted")
+        except IndexError:
+            structlog.get_logger().exception("failed")
+        return capsys.readouterr().err
+
+    assert '"exception": "IndexError"' in said(has_tracebacks=False)
+    assert "Traceback" in said(has_tracebacks=True)

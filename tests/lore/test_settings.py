@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 import traceback
 from itertools import pairwise
 from pathlib import Path
@@ -129,6 +130,10 @@ def test_a_settings_file_that_cannot_be_read_is_a_wrong_setting(tmp_path: Path) 
     [
         ("LORE_GITLAB_URL", "gitlab.com", "an http"),
         ("LORE_GITLAB_URL", "https://gitlab.com/api/v4", "without /api/v4"),
+        ("LORE_EMBEDDINGS_URL", "127.0.0.1:11434", "an http"),
+        ("LORE_EMBEDDINGS_URL", "http://host/v1?key=1", "an http"),
+        ("LORE_EMBEDDINGS_MODEL", "two words", "one word"),
+        ("LORE_EMBEDDINGS_TIMEOUT", "soon", "30s"),
         ("LORE_DATABASE_URL", "mysql://host/db", "sqlite:///"),
         ("LORE_DATABASE_URL", "postgresql://host", "database's name"),
         ("LORE_DATABASE_URL", "postgresql://host:port/db", "postgresql://user@host"),
@@ -171,7 +176,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, name: str, 
 
 
 @pytest.mark.invariant("I13")
-@pytest.mark.parametrize("name", ["LORE_REDIS_URL", "LORE_DATABASE_URL", "LORE_GITLAB_URL"])
+@pytest.mark.parametrize("name", ["LORE_REDIS_URL", "LORE_DATABASE_URL", "LORE_GITLAB_URL", "LORE_EMBEDDINGS_URL"])
 @pytest.mark.parametrize(
     "value",
     [f"redis://:{SECRET}@host:port", f"mysql://u:{SECRET}@h/d", f"postgresql://u:/{SECRET}@h/d", SECRET + "://"],
@@ -276,6 +281,36 @@ def test_a_token_in_a_settings_file_that_others_can_read_is_refused(tmp_path: Pa
     assert SECRET not in caught.value.message
 
 
+def test_the_embedder_s_token_in_a_settings_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = write_config(tmp_path, f"LORE_EMBEDDINGS_TOKEN={SECRET}\n", mode=0o644)
+
+    with pytest.raises(SettingError) as caught:
+        read_settings(home(tmp_path))
+
+    assert caught.value.code == "TOKEN_FILE"
+    assert caught.value.actions[0] == f"chmod 600 {path}"
+    assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:11434/", "https://host/api", "https://HOST/v1", "http://[::1]:8080"])
+def test_an_embedder_s_address_is_kept_in_its_one_spelling(tmp_path: Path, url: str) -> None:
+    settings = read_settings(home(tmp_path, LORE_EMBEDDINGS_URL=url))
+
+    assert settings.embeddings_url == url.rstrip("/").lower()
+
+
+def test_the_embedder_is_wordllama_where_it_is_installed_and_none_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_it = read_settings(home(tmp_path))
+    monkeypatch.setitem(sys.modules, "wordllama", None)
+
+    without_it = read_settings(home(tmp_path))
+
+    assert (with_it.embeddings, without_it.embeddings) == ("wordllama", "off")
+    assert read_settings(home(tmp_path, LORE_EMBEDDINGS="wordllama")).embeddings == "wordllama"
+
+
 def test_settings_without_a_token_may_be_read_by_others(tmp_path: Path) -> None:
     write_config(tmp_path, "LORE_PROJECT=g/p\n", mode=0o644)
 
@@ -354,6 +389,7 @@ def test_no_secret_is_in_what_settings_show_of_themselves(tmp_path: Path) -> Non
             LORE_GITLAB_TOKEN=SECRET,
             LORE_DATABASE_URL="postgresql://u:p%40ss-database@host/db",
             LORE_REDIS_URL="redis://:pass-redis@host",
+            LORE_EMBEDDINGS_TOKEN="sk-embedder",
             HTTPS_PROXY="http://me:pass-proxy@proxy:3128",
             http_proxy="you:pass-plain@proxy:3128",
         )
@@ -361,7 +397,7 @@ def test_no_secret_is_in_what_settings_show_of_themselves(tmp_path: Path) -> Non
 
     shown = f"{settings!r} {settings} {settings.gitlab_token} {settings.gitlab_token!r}"
 
-    for secret in (SECRET, "p%40ss-database", "p@ss-database", "pass-redis", "pass-proxy", "pass-plain"):
+    for secret in (SECRET, "sk-embedder", "p%40ss-database", "p@ss-database", "pass-redis", "pass-proxy", "pass-plain"):
         assert secret in settings.secrets
         assert secret not in shown
 

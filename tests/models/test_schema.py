@@ -25,14 +25,19 @@ def all_tables() -> list[type[Table]]:
     return found
 
 
+# What only one of the two databases has is in no model.
+WITHOUT_MODEL = ("document_terms", "documents_facets")
+
+
 def shape() -> dict[str, Any]:
-    """Columns, keys and indexes of every table but the migrations' own."""
+    """Columns, keys and indexes of every table of a model."""
     opened = database.obj
     found = {}
-    for table in sorted(set(opened.get_tables()) - {schema.HISTORY, "sqlite_sequence"}):
+    for table in sorted(set(opened.get_tables()) - {schema.HISTORY, "sqlite_sequence", *WITHOUT_MODEL}):
+        indexes = [i for i in opened.get_indexes(table) if i.name not in WITHOUT_MODEL]
         found[table] = {
             "columns": [(c.name, c.data_type, c.null, c.primary_key) for c in opened.get_columns(table)],
-            "indexes": sorted((tuple(i.columns), i.unique) for i in opened.get_indexes(table)),
+            "indexes": sorted((tuple(i.columns), i.unique) for i in indexes),
             "foreign_keys": sorted((k.column, k.dest_table, k.dest_column) for k in opened.get_foreign_keys(table)),
         }
     return found
@@ -41,6 +46,7 @@ def shape() -> dict[str, Any]:
 def test_the_migrations_make_exactly_the_tables_of_the_models(ledger: Any) -> None:
     migrated = shape()
     with write():
+        database.execute_sql("DROP TABLE IF EXISTS document_terms")
         for table in reversed(peewee.sort_models(all_tables())):
             table.drop_table()
     with write():

@@ -135,7 +135,7 @@ def test_a_run_over_its_deadline_asks_for_the_sweeper(ledger: Any, settings: Set
     assert found["database"].is_ok
     assert found["runs"].detail == "1 preflight, 1 queued; 0 open tasks"
     assert found["sweeper"].action == "lore sweep"
-    assert found["backlog"].detail == "0 dirty sources"
+    assert found["backlog"].detail.startswith("0 issues and merge requests")
 
 
 def test_a_database_that_cannot_be_opened_is_a_check(unreachable: Settings, tmp_path: Path) -> None:

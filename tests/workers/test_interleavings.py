@@ -14,12 +14,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from simulated import ISSUE_1, Endpoint, World, mirrored, opened
-from support import ISSUE_7, drain, entity_body, submit
+from support import CONTENT_ONLY, ISSUE_7, drain, entity_body, submit
 
 from lore.core import plan, staleness
 from lore.core.errors import PassingError
 from lore.core.plan import Entity
-from lore.core.runs import RunOptions
 from lore.demo.server import running
 from lore.settings import read_settings
 from models import base
@@ -507,7 +506,7 @@ MANY = Entity("issue", 4)  # has more than a page of discussions
 
 
 def refresh(server: Any, entity: Entity) -> None:
-    run_id = doors.submit(gitlab_url=server.url, project=server.project, entities=[entity], options=RunOptions()).run_id
+    run_id = doors.submit(gitlab_url=server.url, project=server.project, entities=[entity], options=CONTENT_ONLY).run_id
     drain()
     assert doors.error_of(run_id) is None
 

@@ -24,7 +24,7 @@ from models.content import DirtySource
 from models.ledger import Run, RunEvent, RunSource
 from models.locks import ProjectLock
 from models.queue import StagedPayload, Task
-from workers import commit, moves, preflight
+from workers import QUEUES, commit, moves, preflight
 from workers import runs as doors
 from workers.upkeep import sweep
 
@@ -101,7 +101,7 @@ def forget_messages() -> Counter[str]:
     """Take the messages out of the broker; return how many there were to each actor."""
     broker: Any = dramatiq.get_broker()
     found: Counter[str] = Counter()
-    for name in ("preflight", "fetch", "commit"):
+    for name in QUEUES:
         queue = broker.queues[name]
         while not queue.empty():
             found[dramatiq.Message.decode(queue.get_nowait()).actor_name] += 1
@@ -153,7 +153,7 @@ def test_of_200_runs_whose_last_tasks_end_at_once_each_commits_exactly_once(
     assert set(commits_sent.values()) == {1}
     with base.read():
         moved = Counter(row[0] for row in _events("preflight_done", every))
-        committed = Counter(row[0] for row in _events("succeeded", every))
+        committed = Counter(row[0] for row in _events("committed", every))
         dirty = Counter(row[0] for row in RunSource.select(RunSource.run).where(RunSource.run.in_(every)).tuples())
     assert moved == committed == dirty == dict.fromkeys(every, 1)
     assert DirtySource.select().count() - dirty_before == RUNS

@@ -51,7 +51,7 @@ def test_a_lock_that_was_taken_for_a_run_that_ended_meanwhile_is_given_back(gitl
     commit._write(commit._Work(ended, lease))
     commit.commit.fn(waiting)
 
-    assert status_of(waiting) == "succeeded"
+    assert status_of(waiting) == "documents"
     assert ProjectLock.get().owner is None
 
 
@@ -194,7 +194,7 @@ def test_a_sweeper_does_not_wait_for_a_commit_that_outlasts_its_lease(
     finally:
         go_on.set()
         thread.join(60)
-    assert status_of(run_id) == "succeeded"
+    assert status_of(run_id) == "documents"
 
 
 def test_judging_a_fetch_does_not_read_all_that_failed(gitlab: FakeGitLab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,7 +237,7 @@ def test_the_timeline_tells_the_story_of_a_run_in_order(gitlab: FakeGitLab) -> N
     events = [event["event"] for event in runs.read_events(run_id)]
     assert events[:2] == ["opened", "preflight_started"]
     assert events.count("fetched") == 8
-    assert events[-2:] == ["preflight_done", "succeeded"]
+    assert events[-5:] == ["preflight_done", "committed", "documents_built", "embedded", "succeeded"]
     assert RunEvent.select().count() == len(events)
 
 

@@ -61,7 +61,7 @@ def test_no_transaction_is_open_while_gitlab_is_asked(gitlab: FakeGitLab) -> Non
     assert seen == [False]
 
 
-def test_what_a_commit_holds_in_memory_does_not_grow_with_the_run(gitlab: FakeGitLab) -> None:
+def test_what_a_commit_and_its_documents_hold_in_memory_do_not_grow_with_the_run(gitlab: FakeGitLab) -> None:
     import tracemalloc
 
     from support import discussion_body, note_body
@@ -72,7 +72,7 @@ def test_what_a_commit_holds_in_memory_does_not_grow_with_the_run(gitlab: FakeGi
         entities = [Entity("issue", offset + n) for n in range(count)]
         for entity in entities:
             gitlab.set(entity, plan.DISCUSSIONS, gitlab_notes)
-        submit(*entities)
+        submit(*entities, embed=False)
         drain(only={"preflight", "fetch"})
         tracemalloc.start()
         try:

@@ -14,6 +14,7 @@ from lore.core.plan import Entity
 from lore.core.refs import (
     MAX_IID,
     Ref,
+    is_ref,
     normalise_base_url,
     parse_iid,
     parse_project,
@@ -23,6 +24,7 @@ from lore.core.refs import (
     ref_of,
     select,
     submit_command,
+    web_url_of,
 )
 
 BASE = "https://gitlab.example.com"
@@ -357,3 +359,29 @@ def test_a_command_in_an_action_names_what_it_was_made_of(named: set[tuple[str, 
     words = shlex.split(submit_command("group/project", entities))
 
     assert [parse_ref(word, base_url=BASE).entity for word in words[1:]] == entities
+
+
+@pytest.mark.parametrize(
+    ("text", "is_so"),
+    [
+        ("#7", True),
+        ("g/p!12", True),
+        ("https://x.test/g/p/-/issues/7", True),
+        ("!0", True),
+        ("!-1", True),
+        ("tide table", False),
+        ("C#", False),
+        ("fix it!", False),
+        ("why #7 fails", False),
+        ("", False),
+    ],
+)
+def test_what_is_meant_as_a_ref_is_told_from_words(text: str, is_so: bool) -> None:
+    assert is_ref(text) is is_so
+
+
+def test_an_entitys_page_has_an_address_made_of_what_is_known() -> None:
+    address = web_url_of("https://x.test/gitlab", "g/p", Entity("merge_request", 12))
+
+    assert address == "https://x.test/gitlab/g/p/-/merge_requests/12"
+    assert parse_ref(address, base_url="https://x.test/gitlab").entity == Entity("merge_request", 12)

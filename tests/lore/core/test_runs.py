@@ -339,23 +339,44 @@ def test_a_retry_takes_up_what_ended_neither_ok_nor_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "stage"),
+    ("status", "options", "to"),
     [
-        (RunOptions(), "embedding"),
-        (RunOptions(embed=False), "documents"),
-        (RunOptions(docs=False, embed=False), "ingest"),
-        (RunOptions(docs=False), "ingest"),  # refused by the door in surgical mode (I6)
-        (RunOptions(mode="preflight_only"), "preflight"),
-        (RunOptions(mode="preflight_only", docs=False, embed=False), "preflight"),
+        ("committing", RunOptions(), "documents"),
+        ("committing", RunOptions(embed=False), "documents"),
+        ("committing", RunOptions(docs=False, embed=False), "succeeded"),
+        ("committing", RunOptions(docs=False), "succeeded"),  # no documents, no embedding (I6)
+        ("documents", RunOptions(), "embedding"),
+        ("documents", RunOptions(embed=False), "succeeded"),
+        ("embedding", RunOptions(), "succeeded"),
     ],
 )
-def test_the_last_stage_is_what_was_asked_for(options: RunOptions, stage: str) -> None:
-    assert runs.last_stage(options) == stage
+def test_a_run_goes_on_to_the_next_stage_it_was_asked_for(status: str, options: RunOptions, to: str) -> None:
+    assert runs.status_after(status, options) == to
+    assert runs.is_legal_move(status, to)
 
 
 @pytest.mark.parametrize(
-    ("built", "stage"),
-    [(("preflight", "ingest"), "ingest"), (("preflight", "ingest", "documents"), "documents")],
+    ("entities", "stage"),
+    [
+        ([("ok", "embedding"), ("failed", "embedding"), ("aborted", "embedding")], "embedding"),
+        ([("failed", "documents"), ("aborted", "embedding")], "documents"),
+        ([("failed", "ingest"), ("aborted", "ingest")], "preflight"),
+        ([("failed", "preflight"), ("aborted", "embedding")], "preflight"),
+        ([("skipped_stale", "ingest"), ("failed", "embedding")], "embedding"),
+    ],
 )
-def test_a_stage_that_this_version_has_not_is_not_waited_for(built: tuple[str, ...], stage: str) -> None:
-    assert runs.last_stage(RunOptions(), built=built) == stage
+def test_a_retry_begins_at_the_first_stage_that_any_of_its_entities_lacks(
+    entities: list[tuple[str, str]], stage: str
+) -> None:
+    assert runs.resume_at((Entity("issue", iid), *rest) for iid, rest in enumerate(entities, 1)) == stage
+
+
+def test_an_overdue_run_behind_its_commit_fails_what_still_waits() -> None:
+    verdict = runs.judge_overdue(
+        [], status="embedding", stage="embedding", after_s=900, pending=[Entity("issue", 7), Entity("issue", 3)]
+    )
+
+    assert [(one.iid, one.stage, one.code) for one in verdict.failures] == [
+        (3, "embedding", "RUN_DEADLINE"),
+        (7, "embedding", "RUN_DEADLINE"),
+    ]

@@ -1,0 +1,118 @@
+"""Documents and embeddings: search them, and build what is missing of them, on purpose and for everybody."""
+# ruff: noqa: PLC0415  # what a command needs is imported when it is called
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import click
+
+from cli.opening import Moment, limit_option, name_project, open_ledger, open_workers, project_option
+from lore.door import Call, Door
+
+_TYPES = {"issue": "issue", "mr": "merge_request", "discussion": "discussion"}
+
+
+@click.command(cls=Door, example="lore search 'engine room' --type mr --since 30d")
+@click.argument("words", nargs=-1, required=True, metavar="QUERY...")
+@click.option("--type", "types", multiple=True, type=click.Choice(list(_TYPES)), help="Only these; may be repeated.")
+@project_option
+@click.option("--label", "labels", metavar="LABEL", multiple=True, help="With this label; several: with all.")
+@click.option("--author", metavar="USERNAME", help="Begun by this user.")
+@click.option("--state", type=click.Choice(["opened", "closed", "merged", "locked"]), help="Only in this state.")
+@click.option("--since", type=Moment(), metavar="WHEN", help="Updated since: 2026-11-01, or 7d ago.")
+@click.option(
+    "--mode",
+    type=click.Choice(["hybrid", "text", "semantic"]),
+    default="hybrid",
+    help="By words, by meaning, or by both (hybrid).",
+)
+@limit_option(10, "hits")
+@click.pass_obj
+def search(  # noqa: PLR0917  # click calls it by name
+    call: Call,
+    words: tuple[str, ...],
+    types: tuple[str, ...],
+    project: str | None,
+    labels: tuple[str, ...],
+    author: str | None,
+    state: str | None,
+    since: int | None,
+    mode: str,
+    limit: int,
+) -> None:
+    """Find issues, merge requests and discussions of the mirror.
+
+    Any text is a legal query: quotes, operators and emoji are searched for themselves. Only the mirror is asked, and
+    the embedder. Without -p every project of the mirror is searched.
+    """
+    from lore.views import show_hits
+
+    settings = call.settings(LORE_PROJECT=project)
+    runs = open_ledger(settings)
+    from workers import searching
+
+    found = searching.search(
+        " ".join(words),
+        gitlab_url=settings.gitlab_url,
+        project=name_project(settings, runs) if project is not None else None,
+        types=tuple(_TYPES[one] for one in types),
+        labels=labels,
+        author=author,
+        state=state,
+        since_ms=since,
+        mode=mode,
+        limit=limit,
+    )
+    for code, message in found.pop("warnings"):
+        call.warn(code, message)
+    call.done(found, show=lambda: show_hits(found))
+
+
+@click.command(cls=Door, example="lore docs")
+@click.pass_obj
+def docs(call: Call) -> None:
+    """Build the documents that anybody left to be built.
+
+    A run builds its own; what stays is what --no-docs, a cancelled or a failed run left.
+    """
+    from lore.terminal import show_fields
+
+    open_workers(call.settings(), needs_token=False)
+    from workers import documents
+
+    with _counting(call, "sources") as on_progress:
+        done = documents.drain(on_progress=on_progress)
+    call.done(done, show=lambda: show_fields(done, title="documents were built" if done["sources"] else "nothing left"))
+
+
+@click.command(cls=Door, example="lore embed --rebuild")
+@click.option("--rebuild", is_flag=True, help="Make every vector anew, and delete those of other models.")
+@click.pass_obj
+def embed(call: Call, rebuild: bool) -> None:
+    """Embed every document that lacks a vector.
+
+    A run embeds its own; what stays is what --no-embed, a cancelled or a failed run left, and all of them after
+    LORE_EMBEDDINGS has changed.
+    """
+    from lore.terminal import show_fields
+
+    open_workers(call.settings(), needs_token=False)
+    from workers import embed as embedding
+
+    with _counting(call, "documents") as on_progress:
+        done = embedding.drain(rebuild=rebuild, on_progress=on_progress)
+    call.done(done, show=lambda: show_fields(done, title="embedded" if done["documents"] else "nothing left"))
+
+
+@contextlib.contextmanager
+def _counting(call: Call, noun: str) -> Iterator[Callable[[int], None]]:
+    """Show how many are done, on a terminal."""
+    import sys
+
+    if call.is_robot or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    yield lambda count: click.echo(f"\r{count} {noun}", nl=False, err=True)
+    click.echo("\r\x1b[K", nl=False, err=True)

@@ -1,0 +1,75 @@
+"""What a search by meaning reads: every code of a model at once, and the vectors of the few that are close.
+
+The rows come as bytes in one value, since a hundred thousand rows by themselves take longer to fetch than to search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from models.base import database, is_postgresql
+from models.documents import Document, Embedding
+from models.fulltext import Filters
+
+_BATCH: Final = 100_000
+_CHUNK: Final = 500
+
+
+def count(model: str) -> int:
+    """Return how many vectors of a model there are."""
+    return int(Embedding.select().where(Embedding.model == model).count())
+
+
+def read_codes(model: str, *, after_id: int, code_bytes: int) -> Iterator[bytes]:
+    """Yield records of the codes whose id is greater, some thousand at once, by id.
+
+    A record is the id and the document's id, 8 bytes each, big endian, then the code.
+    """
+    mark = "%s" if is_postgresql() else "?"
+    inner = (
+        f"SELECT id, document_id, code FROM embeddings WHERE model = {mark} AND id > {mark} ORDER BY id LIMIT {_BATCH}"
+    )
+    # A code of another length has another number of dimensions: it cannot be of this model, whatever is said.
+    if is_postgresql():
+        record = (
+            "string_agg(int8send(id) || int8send(document_id) || code, ''::bytea)"
+            f" FILTER (WHERE length(code) = {code_bytes})"
+        )
+    else:
+        record = (
+            "group_concat(CASE WHEN length(code) = "
+            f"{code_bytes} THEN printf('%016x%016x', id, document_id) || hex(code) ELSE '' END, '')"
+        )
+    while True:
+        sql = f"SELECT max(id), {record} FROM ({inner}) AS batch"
+        last, records = database.execute_sql(sql, (model, after_id)).fetchone()
+        if last is None:
+            return
+        after_id = last
+        if records:
+            yield bytes.fromhex(records) if isinstance(records, str) else bytes(records)
+
+
+def read_vectors(ids: Sequence[int]) -> list[tuple[int, int, bool, bytes]]:
+    """Return id, document, whether it is of the document's present text, and vector of those that are still there."""
+    found: list[tuple[int, int, bool, bytes]] = []
+    for start in range(0, len(ids), _CHUNK):
+        query = (
+            Embedding.select(
+                Embedding.id, Embedding.document, Embedding.content_hash, Document.content_hash, Embedding.vector
+            )
+            .join(Document)
+            .where(Embedding.id.in_(ids[start : start + _CHUNK]))
+        )
+        for number, document_id, embedded, present, vector in query.tuples():
+            found.append((number, document_id, embedded == present, bytes(vector)))
+    return found
+
+
+def filtered_ids(filters: Filters) -> str:
+    """Return the ids of the documents that pass, as one text with commas between."""
+    where, values = filters.sql()
+    function = "string_agg(d.id::text, ',')" if is_postgresql() else "group_concat(d.id)"
+    row: Any = database.execute_sql(f"SELECT {function} FROM documents d WHERE true{where}", values).fetchone()
+    return row[0] or ""

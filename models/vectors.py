@@ -1,0 +1,133 @@
+"""The vectors of documents: which documents lack one, and writing them, in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import peewee
+
+from models.documents import Document, Embedding
+
+_CHUNK = 200
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A document without a vector for the text it has now."""
+
+    document_id: int
+    content: str
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class Vector:
+    """The vector of one chunk: `vector` is float32 little endian, `code` the signs of its numbers, a bit each."""
+
+    chunk_hash: str
+    vector: bytes
+    code: bytes
+
+
+def pending(
+    model: str,
+    *,
+    document_ids: Sequence[int] | None = None,
+    after_id: int = 0,
+    limit: int | None = None,
+    is_rebuild: bool = False,
+) -> list[Pending]:
+    """Return documents that have no vector of this model for their text, by id.
+
+    Args:
+        model: What the vectors are to be made by.
+        document_ids: Only these; None: all of them.
+        after_id: Only those behind this one.
+        limit: At most so many.
+        is_rebuild: Also those that have one.
+    """
+    query = Document.select(Document.id, Document.content, Document.content_hash).order_by(Document.id)
+    query = query.where(Document.id > after_id)
+    if not is_rebuild:
+        query = query.where(~peewee.fn.EXISTS(_valid(model)))
+    if document_ids is None:
+        return [Pending(*row) for row in query.limit(limit).tuples()]
+    found = []
+    for start in range(0, len(document_ids), _CHUNK):
+        chunk = query.where(Document.id.in_(document_ids[start : start + _CHUNK]))
+        found += [Pending(*row) for row in chunk.tuples()]
+    return found
+
+
+def lacking(model: str) -> int:
+    """Return how many documents have no vector of this model for their text."""
+    return int(Document.select().where(~peewee.fn.EXISTS(_valid(model))).count())
+
+
+def known(document_id: int, model: str) -> dict[str, Vector]:
+    """Return the vectors a document has of this model, by the hash of their chunk, also those of an earlier text."""
+    rows = Embedding.select(Embedding.chunk_hash, Embedding.vector, Embedding.code).where(
+        Embedding.document == document_id, Embedding.model == model
+    )
+    return {chunk_hash: Vector(chunk_hash, bytes(vector), bytes(code)) for chunk_hash, vector, code in rows.tuples()}
+
+
+def write(document_id: int, content_hash: str, model: str, chunks: Sequence[Vector]) -> bool:
+    """Make these the vectors of a document, if its text is still the one they were made of; False: it is not.
+
+    A chunk that stays at its place keeps its row.
+    """
+    # An UPDATE and not a SELECT: it locks the row, so that nobody builds the document anew until we are done.
+    is_same = Document.update(content_hash=content_hash).where(
+        Document.id == document_id, Document.content_hash == content_hash
+    )
+    if not is_same.execute():
+        return False
+    mine = (Embedding.document == document_id, Embedding.model == model)
+    rows = Embedding.select(Embedding.chunk_index, Embedding.chunk_hash).where(*mine)
+    before = dict(rows.tuples())
+    kept = {index for index, chunk in enumerate(chunks) if before.get(index) == chunk.chunk_hash}
+    gone = sorted(set(before) - kept)
+    for start in range(0, len(gone), _CHUNK):
+        Embedding.delete().where(*mine, Embedding.chunk_index.in_(gone[start : start + _CHUNK])).execute()
+    Embedding.update(content_hash=content_hash).where(*mine).execute()
+    new = [
+        {
+            "document": document_id,
+            "chunk_index": index,
+            "model": model,
+            "chunk_hash": chunk.chunk_hash,
+            "content_hash": content_hash,
+            "code": chunk.code,
+            "vector": chunk.vector,
+        }
+        for index, chunk in enumerate(chunks)
+        if index not in kept
+    ]
+    for start in range(0, len(new), _CHUNK):
+        Embedding.insert_many(new[start : start + _CHUNK]).execute()
+    return True
+
+
+def models() -> dict[str, int]:
+    """Return how many vectors there are of each model."""
+    rows = Embedding.select(Embedding.model, peewee.fn.COUNT(Embedding.id)).group_by(Embedding.model)
+    return dict(rows.tuples())
+
+
+def has_other_models(model: str) -> bool:
+    """Tell whether there are vectors of another model; two looks into an index, however many there are."""
+    first = Embedding.select(peewee.fn.MIN(Embedding.model), peewee.fn.MAX(Embedding.model)).tuples().get()
+    return any(name is not None and name != model for name in first)
+
+
+def delete_models_but(model: str) -> int:
+    """Delete the vectors of every other model; return how many."""
+    return int(Embedding.delete().where(Embedding.model != model).execute())
+
+
+def _valid(model: str) -> peewee.ModelSelect:
+    return Embedding.select(peewee.SQL("1")).where(
+        Embedding.document == Document.id, Embedding.model == model, Embedding.content_hash == Document.content_hash
+    )

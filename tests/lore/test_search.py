@@ -1,0 +1,344 @@
+"""What a search finds, in which order, and that no query is ever an error, on both databases."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+
+from lore import search as searching
+from lore.core.documents import Note, Source, Thread, build
+from lore.core.errors import PassingError, UsageError
+from lore.search import Filters, Found, search
+from models.base import write
+from models.content import Discussion, Issue
+from models.content import Note as NoteRow
+from models.documents import Document, Embedding, save
+from models.ledger import Project
+
+DIMENSIONS = 64
+
+
+class WordVectors:
+    """An embedder without a model: a fixed direction for each word, added up."""
+
+    model = "test/words"
+
+    def embed(self, texts: Any) -> Any:
+        return np.stack([self._one(text) for text in texts])
+
+    def _one(self, text: str) -> Any:
+        total = np.zeros(DIMENSIONS, dtype=np.float32)
+        for word in text.lower().split() or ["nothing"]:
+            seed = int.from_bytes(hashlib.sha256(word.encode("utf-8", "replace")).digest()[:4])
+            total += np.random.default_rng(seed).standard_normal(DIMENSIONS, dtype=np.float32)
+        return total / np.linalg.norm(total)
+
+
+EMBEDDER = WordVectors()
+
+
+class Broken(WordVectors):
+    def embed(self, texts: Any) -> Any:
+        raise PassingError("GITLAB_UNREACHABLE", "no answer from the embedder")
+
+
+@pytest.fixture
+def project(ledger: Any) -> int:
+    searching._known.clear()
+    return int(
+        Project.insert(gitlab_url="http://gitlab.test", gitlab_id=1, path_with_namespace="tern/harbour").execute()
+    )
+
+
+def add(project: int, number: int, title: str, text: str = "", **more: Any) -> list[int]:
+    with write():
+        return save(source := a_source(project, number, title, text, **more), build(source)).ids
+
+
+def a_source(project: int, number: int, title: str, text: str = "", **more: Any) -> Source:
+    values = {
+        "entity_type": "issue",
+        "entity_id": number,
+        "iid": number,
+        "state": "opened",
+        "updated_at": number * 1000,
+    }
+    return Source(project_id=project, title=title, description=text, **(values | more))
+
+
+def embed(document_id: int, text: str, *, content_hash: str | None = None, model: str = EMBEDDER.model) -> int:
+    vector = EMBEDDER.embed([text])[0]
+    known = Document.get_by_id(document_id).content_hash
+    return int(
+        Embedding.insert(
+            document=document_id,
+            chunk_index=Embedding.select().where(Embedding.document == document_id, Embedding.model == model).count(),
+            model=model,
+            chunk_hash="",
+            content_hash=content_hash or known,
+            code=np.packbits(vector > 0).tobytes(),
+            vector=vector.astype("<f4").tobytes(),
+        ).execute()
+    )
+
+
+def ids(found: Found) -> list[int]:
+    return [hit.document_id for hit in found.hits]
+
+
+def test_a_word_is_found_however_it_is_written(project: int) -> None:
+    [one] = add(project, 1, "fetch_page forgets the Träger", "see lore/core/terms.py and straße 🎉 日本語テキスト")
+    add(project, 2, "something else")
+
+    for query in ("fetchPage", "FETCH page", "trager", "STRASSE", "terms.py", "core/terms", "🎉", "本語", "日", "#1"):
+        assert ids(search(query, mode="text")) == [one] or query == "#1", query
+
+
+def test_a_word_in_the_title_weighs_more_than_one_in_the_text(project: int) -> None:
+    [body] = add(project, 1, "about boats", "the anchor " + "of a boat " * 10)
+    [title] = add(project, 2, "the anchor", "of a boat " * 10)
+
+    assert ids(search("anchor", mode="text")) == [title, body]
+
+
+def test_all_of_the_words_come_before_some_of_them(project: int) -> None:
+    [some] = add(project, 1, "tide tide tide")
+    [every] = add(project, 2, "a long text about many things", "where the tide is, and the gauge as well")
+
+    assert ids(search("tide gauge", mode="text")) == [every, some]
+
+
+def test_a_whole_question_is_answered_by_its_rare_words(project: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models import fulltext
+
+    monkeypatch.setattr(fulltext, "_COMMON", 1)
+    add(project, 1, "when does the boat leave")
+    add(project, 2, "when does the boat arrive")
+    [gauge] = add(project, 3, "a gauge of the harbour")
+
+    assert ids(search("when does the boat pass the gauge", mode="text")) == [gauge]
+
+
+def test_of_very_many_matches_the_newest_are_ranked(project: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models import fulltext
+
+    monkeypatch.setattr(fulltext, "_MAX_RANKED", 2)
+    monkeypatch.setattr(fulltext, "_MAX_RANKED_POSTGRESQL", 2)
+    found = [add(project, number, "the tide")[0] for number in range(1, 5)]
+
+    assert ids(search("tide", mode="text")) == found[:1:-1]
+
+
+def test_punctuation_is_looked_for_as_it_stands(project: int) -> None:
+    [arrow] = add(project, 1, "a pointer", "node->next")
+    [drop] = add(project, 2, "robert", 'students"); DROP TABLE documents; --')
+
+    assert ids(search("->")) == [arrow]
+    assert ids(search('");')) == [drop]
+    assert ids(search('"); DROP')) == [drop]
+    hit = search("->").hits[0].snippet
+    assert [hit.text[a:b] for a, b in hit.marks] == ["->"]
+
+
+def test_only_the_newest_texts_are_looked_through_for_punctuation_and_that_is_said(
+    project: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from models import fulltext
+
+    monkeypatch.setattr(fulltext, "_MAX_SCANNED", 1)
+    add(project, 1, "a pointer", "node->next")
+    [newest] = add(project, 2, "a pointer", "node->next")
+
+    found = search("->", mode="text")
+
+    assert ids(found) == [newest]
+    assert [warned.code for warned in found.warnings] == ["SEARCHED_IN_PART"]
+
+
+def test_filters_narrow_both_ways_of_searching(project: int) -> None:
+    other = int(Project.insert(gitlab_url="http://gitlab.test", gitlab_id=2, path_with_namespace="tern/x").execute())
+    notes = (Note("a tide?", "olaf", updated_at=9000), Note("a tide!", "ida", updated_at=9000))
+    issue, thread = add(
+        project, 1, "tide", author="ida", labels=("bug", 'a "b"'), threads=(Thread(77, notes),), state="closed"
+    )
+    [second] = add(other, 2, "tide", entity_type="merge_request", labels=("bugs",))
+    for document_id in (issue, thread, second):
+        embed(document_id, "tide")
+
+    def both(**filters: Any) -> set[int]:
+        by_words = set(ids(search("tide", mode="text", filters=Filters(**filters))))
+        by_meaning = set(ids(search("tide", mode="semantic", filters=Filters(**filters), embedder=EMBEDDER)))
+        assert by_words == by_meaning
+        return by_words
+
+    assert both() == {issue, thread, second}
+    assert both(project_id=other) == {second}
+    assert both(types=("issue",)) == {issue}
+    assert both(types=("issue", "merge_request")) == {issue, second}
+    assert both(types=("discussion",)) == {thread}
+    assert both(labels=("bug",)) == {issue, thread}
+    assert both(labels=("bug", 'a "b"')) == {issue, thread}
+    assert both(labels=("bu",)) == set()
+    assert both(author="olaf") == {thread}
+    assert both(state="closed") == {issue, thread}
+    assert both(since_ms=2000) == {thread, second}
+    assert both(project_id=project, state="opened") == set()
+
+
+def test_meaning_is_ordered_by_the_whole_vectors_and_fused_with_words(project: int) -> None:
+    [near] = add(project, 1, "unrelated words")
+    [same] = add(project, 2, "tide gauge")
+    [far] = add(project, 3, "lamp")
+    embed(near, "tide gauge harbour")
+    embed(same, "tide gauge")
+    embed(far, "lamp")
+
+    semantic = search("tide gauge", mode="semantic", embedder=EMBEDDER)
+    hybrid = search("tide gauge", embedder=EMBEDDER)
+
+    assert ids(semantic) == [same, near, far]
+    assert semantic.hits[0].why == {"semantic": 1, "similarity": 1.0}
+    assert ids(hybrid) == [same, near, far]
+    assert hybrid.hits[0].why == {"text": 1, "semantic": 1, "similarity": 1.0}
+    assert hybrid.mode == "hybrid"
+
+
+def test_a_vector_of_another_text_or_model_is_never_searched(project: int) -> None:
+    [stale] = add(project, 1, "tide")
+    [other_model] = add(project, 2, "tide")
+    [current] = add(project, 3, "lamp")
+    embed(stale, "tide", content_hash="of an older text")
+    embed(other_model, "tide", model="another/model")
+    embed(current, "lamp")
+
+    assert ids(search("tide", mode="semantic", embedder=EMBEDDER)) == [current]
+
+
+def test_more_candidates_are_read_when_the_closest_are_of_older_texts(
+    project: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_CANDIDATES", 4)
+    for number in range(1, 9):
+        [document_id] = add(project, number, f"tide {number}")
+        embed(document_id, "tide", content_hash="of an older text")
+    [current] = add(project, 99, "lamp")
+    embed(current, "lamp")
+
+    assert ids(search("tide", mode="semantic", embedder=EMBEDDER)) == [current]
+
+
+def test_a_process_sees_what_was_embedded_and_deleted_since_its_last_search(project: int) -> None:
+    [first] = add(project, 1, "tide")
+    gone = embed(first, "tide")
+    assert ids(search("tide", mode="semantic", embedder=EMBEDDER)) == [first]
+
+    Embedding.delete().where(Embedding.id == gone).execute()
+    assert ids(search("tide", mode="semantic", embedder=EMBEDDER)) == []
+    [second] = add(project, 2, "lamp")
+    embed(second, "lamp")
+    embed(first, "harbour")
+
+    assert set(ids(search("tide", mode="semantic", embedder=EMBEDDER))) == {first, second}
+
+
+def test_a_document_counts_once_however_many_chunks_are_close(project: int) -> None:
+    [first] = add(project, 1, "tide")
+    for text in ("tide", "tide gauge", "lamp"):
+        embed(first, text)
+
+    [hit] = search("tide", mode="semantic", embedder=EMBEDDER).hits
+
+    assert hit.why["similarity"] == 1.0
+
+
+def test_without_an_embedder_hybrid_is_text_and_says_so(project: int) -> None:
+    [one] = add(project, 1, "tide")
+
+    found = search("tide")
+    broken = search("tide", embedder=Broken())
+    empty = search("tide", embedder=EMBEDDER)
+
+    assert (ids(found), found.mode, found.warnings[0].code) == ([one], "text", "EMBEDDINGS_OFF")
+    assert (ids(broken), broken.mode, broken.warnings[0].code) == ([one], "text", "GITLAB_UNREACHABLE")
+    assert (ids(empty), empty.mode, empty.warnings[0].code) == ([one], "hybrid", "NO_VECTORS")
+    with pytest.raises(UsageError):
+        search("tide", mode="semantic")
+    with pytest.raises(PassingError):
+        search("tide", mode="semantic", embedder=Broken())
+
+
+def test_a_hit_has_the_page_of_its_entity_and_of_a_discussion_the_note(project: int) -> None:
+    common = {"observed_at": 1, "raw": "{}"}
+    issue = Issue.insert(
+        project=project,
+        iid=7,
+        gitlab_id=1,
+        state="opened",
+        created_at=1,
+        updated_at=1,
+        web_url="http://g/i/7",
+        **common,
+    ).execute()
+    child = {"entity_type": "issue", "entity_id": issue, **common}
+    discussion = Discussion.insert(gitlab_id="d", position=0, **child).execute()
+    for position, number in ((1, 501), (0, 500)):
+        NoteRow.insert(discussion_gitlab_id="d", gitlab_id=number, position=position, **child).execute()
+    add(project, issue, "tide", entity_id=issue, iid=7, threads=(Thread(discussion, (Note("tide"), Note("tide yes"))),))
+
+    hits = {hit.source_type: hit for hit in search("tide", mode="text").hits}
+
+    assert hits["issue"].web_url == "http://g/i/7"
+    assert hits["discussion"].web_url == "http://g/i/7#note_500"
+    assert (hits["discussion"].iid, hits["discussion"].title) == (7, "tide")
+    shown = hits["issue"].snippet
+    assert {shown.text[a:b] for a, b in shown.marks} == {"tide"}
+
+
+def test_a_document_that_is_gone_is_not_found(project: int) -> None:
+    add(project, 1, "tide")
+    Document.delete().execute()
+
+    assert search("tide", mode="text").hits == []
+
+
+HOSTILE = [
+    "", " ", "\0", '"', "'", '"); DROP TABLE documents; --', "a AND", "NOT", "OR OR", "NEAR(a b)", "title:x", "x*",
+    "a & b | !c", "<->", ":*", "\\", "%", "_", "%s %(x)s ?", "{}", "🎉", "👩‍💻", "日本語", "\u202e\u200b", "a" * 5000,
+    "word " * 5000, "-" * 5000, "e\u0301", "ﬁ", "İ", "ß", "\ufffd", "𝔘𝔫𝔦", "٣", "½", "AND", "null", "\x1b[31m", "^x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", HOSTILE)
+def test_any_text_is_a_legal_query_and_finds_the_document_that_says_it(project: int, query: str) -> None:
+    [one] = add(project, 1, "before", f"before {query} after")
+    embed(one, "before")
+
+    for mode in ("text", "hybrid", "semantic"):
+        found = search(query, mode=mode, embedder=EMBEDDER)
+        visible = query.strip().strip("\0\u202e\u200b")
+        if visible and "\x1b" not in visible:
+            assert ids(found) == [one], mode
+            text = found.hits[0].snippet.text
+            assert all(0 <= a < b <= len(text) for a, b in found.hits[0].snippet.marks)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(query=strategies.text(max_size=60), text=strategies.text(max_size=200))
+def test_no_query_and_no_text_is_ever_an_error(project: int, query: str, text: str) -> None:
+    add(project, 1, text[:20], f"{text} {query}")
+
+    search(query, mode="text", filters=Filters(labels=(query.replace("\0", ""),)))
+    search(query, mode="text")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(word=strategies.from_regex(r"\A\w{1,12}\Z"))
+def test_every_word_of_a_text_finds_it(project: int, word: str) -> None:
+    [one] = add(project, 1, "before", f"before {word} after")
+
+    if word.strip("_"):
+        assert ids(search(word, mode="text")) == [one]

@@ -1,0 +1,231 @@
+"""The reading commands as they are called: whatever GitLab's users write, no byte of it steers a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import sys
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import (
+    GITLAB_URL,
+    PROJECT,
+    PROJECT_ID,
+    FakeGitLab,
+    discussion_body,
+    drain,
+    entity_body,
+    event_body,
+    note_body,
+    submit,
+)
+
+import cli
+from lore.core import plan
+from lore.core.plan import Entity
+from lore.door import run
+from models import base
+
+# Escapes of every kind that we never write ourselves, marks that turn text round, line ends, and rich's markup.
+EVIL = "\x1b[38;5;201mX\x1b[2J\x1b]0;title\x07\x9b31m \u202eevil\u2066 \u200b\ufeff\n\r\terror: fake "
+EVIL += "[bold red]no[/] :smile:"
+SHOWN = r"\x1b[38;5;201mX\x1b[2J\x1b]0;title\x07\x9b31m \u202eevil\u2066 \u200b\ufeff"
+MARKUP = "[bold red]no[/] :smile:"
+# What rich writes for our own styles.
+OURS = re.compile(r"\x1b\[(?:0|1|3[1-6]|1;3[1-6])m")
+
+READING = [
+    "lore issues --state all",
+    "lore mrs --state all",
+    "lore show '#7'",
+    "lore show '!5'",
+    "lore timeline '#7'",
+    "lore timeline '!5'",
+    f"lore file-history {shlex.quote(EVIL)} --discussions",
+    f"lore file-history {shlex.quote(EVIL)}",
+    f"lore who {shlex.quote(EVIL)}",
+    f"lore who {shlex.quote('~' + EVIL)}",
+    "lore stats",
+]
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@dataclass
+class Said:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(
+    gitlab: FakeGitLab, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> Callable[..., Said]:
+    """Return a function that calls a command on a mirror of hostile content, on a terminal or not."""
+    user = {"id": 1, "username": EVIL}
+    fields = {
+        "title": EVIL,
+        "description": EVIL,
+        "author": user,
+        "assignees": [user],
+        "reviewers": [user],
+        "labels": [EVIL],
+        "milestone": {"id": 1, "title": EVIL},
+        "web_url": EVIL,
+        "source_branch": EVIL,
+        "target_branch": EVIL,
+        "closed_by": user,
+        "merge_user": user,
+    }
+    note = note_body(1, EVIL, author=user, type="DiffNote")
+    note["position"] = {"old_path": EVIL, "new_path": EVIL, "new_line": 1, "position_type": "text"}
+    link = {"id": 5, "iid": 9, "project_id": PROJECT_ID, "title": EVIL, "state": EVIL, "link_type": EVIL}
+    link |= {"references": {"full": EVIL}, "web_url": EVIL}
+    lists = {
+        plan.DISCUSSIONS: [discussion_body(1, note), discussion_body(2, note_body(2, EVIL, author=user, system=True))],
+        plan.STATE_EVENTS: [event_body(1, state="closed", user=user), event_body(2, state="locked", user=user)],
+        plan.LABEL_EVENTS: [event_body(1, action="add", label={"id": 1, "name": EVIL}, user=user)],
+        plan.MILESTONE_EVENTS: [event_body(1, action="add", milestone={"id": 1, "title": EVIL}, user=user)],
+        plan.DIFFS: [{"old_path": EVIL, "new_path": EVIL + "2", "renamed_file": True, "diff": "@@\n+" + EVIL}],
+        plan.CLOSES_ISSUES: [link, link | {"id": 6, "project_id": 12345}],
+        plan.LINKS: [link | {"issue_link_id": 3}],
+    }
+    entities = (Entity("issue", 7), Entity("merge_request", 5))
+    for entity in entities:
+        gitlab.set(entity, plan.OWN, entity_body(entity, **fields))
+        for endpoint in plan.ENDPOINTS[entity.entity_type][1:]:
+            gitlab.set(entity, endpoint.job_type, lists[endpoint.job_type])
+    submit(*entities)
+    drain()
+    for name in list(os.environ):
+        if name.startswith(("LORE_", "GITLAB_", "XDG_", "GIT_")):
+            monkeypatch.delenv(name)
+    for unwanted in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(unwanted, raising=False)
+    environ = {"HOME": str(tmp_path), "LORE_GITLAB_URL": GITLAB_URL, "LORE_PROJECT": PROJECT}
+    environ |= {"LORE_DATABASE_URL": database_url, "TERM": "xterm-256color", "COLUMNS": "200"}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    def do(line: str, *, lines: int | None = None) -> Said:
+        base.disconnect()
+        capsys.readouterr()
+        if lines is None:
+            status = run(cli.commands, "lore", shlex.split(line)[1:])
+            captured = capsys.readouterr()
+            return Said(status, captured.out, captured.err)
+        monkeypatch.setenv("LINES", str(lines))
+        terminal = Terminal()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", terminal)
+            status = run(cli.commands, "lore", shlex.split(line)[1:])
+        return Said(status, terminal.getvalue(), capsys.readouterr().err)
+
+    return do
+
+
+@pytest.mark.parametrize("line", READING, ids=[line.split("\x1b")[0] for line in READING])
+def test_no_view_writes_a_byte_that_steers_a_terminal(call: Callable[..., Said], line: str) -> None:
+    plain, screen, paged = call(line), call(line, lines=1000), call(line, lines=2)
+
+    for said in (plain, screen, paged):
+        assert said.status == 0, said
+        left = said.out if said is plain else OURS.sub("", said.out)
+        bad = {character for character in left if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")}
+        assert bad <= {"\n"}, said
+        assert "\nerror: fake" not in left
+    assert paged.out == OURS.sub("", screen.out), "a pager that is not known to show colours gets none"
+    if line != "lore stats":
+        assert MARKUP in plain.out
+        assert re.sub(r"\s", "", SHOWN) in re.sub(r"\s", "", plain.out)
+        assert r"\x1b]0;title\x07" in OURS.sub("", screen.out).replace("\n", "")
+        assert OURS.search(screen.out), "on a terminal it is coloured"
+
+
+def test_an_error_that_names_hostile_paths_is_harmless(call: Callable[..., Said]) -> None:
+    said = call(f"lore file-history {shlex.quote('nearly ' + EVIL)}")
+
+    assert said.status == 5
+    assert "\x1b" not in said.err
+    assert "PATH_NOT_FOUND" in said.err
+
+
+@pytest.mark.parametrize("line", READING, ids=[line.split("\x1b")[0] for line in READING])
+def test_a_robot_reads_the_same_content_as_it_is(call: Callable[..., Said], line: str) -> None:
+    said = call(f"{line} --robot")
+
+    answer = json.loads(said.out)
+    assert (said.status, answer["ok"], said.out.count("\n"), said.out.isascii()) == (0, True, 1, True)
+
+
+def test_open_opens_an_address_of_ours_and_never_one_that_gitlab_sent(
+    call: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import webbrowser
+
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: bool(opened.append(url)))
+
+    said = call("lore show '!5' --open --robot")
+
+    assert opened == [f"{GITLAB_URL}/{PROJECT}/-/merge_requests/5"]
+    assert [warning["code"] for warning in json.loads(said.out)["warnings"]] == ["NO_BROWSER"]
+    assert call("lore show '!5' --robot").status == 0
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "code"),
+    [
+        ("lore issues --since yesterday", 2, "USAGE"),
+        ("lore mrs -n 0", 2, "USAGE"),
+        ("lore issues --reviewer ida", 2, "USAGE"),
+        ("lore issues --state merged", 2, "USAGE"),
+        ("lore file-history a.py -p no/where", 5, "UNKNOWN_PROJECT"),
+        ("lore mrs -p nobody", 5, "UNKNOWN_PROJECT"),
+        ("lore timeline '!99'", 5, "NOT_IN_MIRROR"),
+        ("lore timeline '!0'", 2, "BAD_IID"),
+        ("lore who '~nothing has it'", 5, "PATH_NOT_FOUND"),
+    ],
+)
+def test_what_cannot_be_read_is_a_typed_error(call: Callable[..., Said], line: str, status: int, code: str) -> None:
+    said = call(f"{line} --robot")
+
+    assert (said.status, json.loads(said.out)["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("line", ["lore file-history a.py", "lore who bug"])
+def test_a_file_and_a_label_are_of_one_project(call: Callable[..., Said], line: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("LORE_PROJECT", "")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(Path.home().parent))
+    monkeypatch.chdir(Path.home())
+
+    assert json.loads(call(f"{line} --robot").out)["error"]["code"] == "NO_PROJECT"
+    assert json.loads(call("lore issues --robot").out)["data"]["total"] == 1
+
+
+def test_a_list_passes_each_option_on(call: Callable[..., Said]) -> None:
+    evil = shlex.quote(EVIL)
+    options = f"--author @{evil} --assignee {evil} --label {evil} --milestone {evil} --since 2020-01-01 --search X"
+
+    def total(line: str) -> int:
+        return int(json.loads(call(f"{line} --robot").out)["data"]["total"])
+
+    assert total(f"lore issues {options} --updated-since 2020-01-01 --sort comments:asc -n 1") == 1
+    assert total(f"lore mrs {options} --reviewer {evil} --target-branch {evil} --no-draft") == 1
+    for limit in ("--draft", "--label other", "--since 1m", "--updated-since 1m", "--state closed"):
+        assert total(f"lore mrs {limit}") == 0, limit
