@@ -34,6 +34,7 @@ from workers import planning, preflight, resources, runs, syncing, upkeep
 from workers.planning import plan
 
 URL = "http://gitlab.test"
+CONTENT_ONLY = RunOptions(docs=False, embed=False)
 
 
 class Token:
@@ -85,12 +86,12 @@ class World:
     def step(self, *steps: dict[str, Any]) -> None:
         script.run_steps(self.state, steps)
 
-    def sync(self, *, is_prune: bool = False, trigger: str = "cron") -> str:
+    def sync(self, *, is_prune: bool = False, trigger: str = "cron", options: RunOptions = CONTENT_ONLY) -> str:
         """Do a whole sync, and return its id."""
         opened = syncing.open_sync(
             gitlab_url=URL,
             project=self.project,
-            options=RunOptions(docs=False, embed=False),
+            options=options,
             trigger=trigger,
             is_prune=is_prune,
         )

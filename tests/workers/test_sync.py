@@ -131,6 +131,7 @@ def test_a_child_of_which_nothing_could_be_fetched_leaves_debts_and_the_cursor_g
 
     assert status_of(run_id) == ("failed", "SYNC_INCOMPLETE")
     assert len(world.debts()) == len(world.entities())
+    assert set(world.cursors()) == set(ENTITY_TABLES)
     assert None not in world.cursors().values()
 
 
