@@ -104,6 +104,17 @@ def test_a_quiet_sync_that_fails_says_one_line_and_a_status(demo: Demo, tmp_path
     assert done.stderr.count("\n") == 1
 
 
+def test_a_sync_where_embeddings_are_off_builds_documents_and_is_done(tmp_path: Path) -> None:
+    with spawn("tiny", 1) as demo:
+        env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path, LORE_EMBEDDINGS="off")
+
+        status, answer = lore(env, "sync")
+
+    counts = answer["data"]["run"]["counts"]
+    assert (status, counts["ok"]) == (0, counts["total"])
+    assert counts["documents_regenerated"] > counts["documents_embedded"] == 0
+
+
 def test_after_a_429_nobody_asks_until_it_is_over(demo: Demo, tmp_path: Path) -> None:
     env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path)
     demo.latency(20)
