@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 export MYPY_CACHE_DIR ?= $(VENV)/cache/mypy
 export RUFF_CACHE_DIR ?= $(VENV)/cache/ruff
 
-.PHONY: help setup demo test check fast slow chaos lock clean
+.PHONY: help setup demo test check fast slow chaos bench lock clean
 
 help:
 	@echo 'make demo    the main job for real: demo GitLab, Redis-protocol server, workers, lore-submit, the ledger'
 	@echo 'make test    every check and every test'
 	@echo 'make chaos   minutes of kills, stalls and faults on both databases; prints what it did and found'
+	@echo 'make bench   search, embedding, runs and reading commands, each beside what it is compared to'
 	@echo 'make lock    resolve the dependencies anew into requirements.lock (needs uv)'
 
 setup: $(READY)
@@ -46,6 +47,13 @@ slow: setup
 chaos: setup
 	$(BIN)/python tests/chaos/chaos.py --database sqlite --seconds 60 --seed 7
 	$(BIN)/python tests/chaos/chaos.py --database postgresql --seconds 60 --seed 7
+
+bench: setup
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/embedding.py
+	$(BIN)/python benchmarks/search.py --json benchmarks/results/search.json
+	$(BIN)/python benchmarks/runs.py --json benchmarks/results/runs.json
+	$(BIN)/python benchmarks/reading.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -18,7 +18,8 @@ from cli.operating import demo, doctor, worker
 from cli.reading import show, stats, timeline
 from cli.searching import docs, embed, search
 from cli.shapes import TEXT, record
-from cli.submitting import submit, submit_too, sync
+from cli.submitting import submit, submit_too
+from cli.syncing import sync
 from lore.door import Call, Door, Doors, run, version
 
 

@@ -45,6 +45,7 @@ class Call:
         fields: What of the answer's data is asked for; None: all.
         limit: How many rows of a list were asked for.
         after: The cursor that was given.
+        is_terse: An error is one line: cron mails what is printed.
     """
 
     def __init__(self, prog: str, argv: Sequence[str]) -> None:
@@ -54,6 +55,7 @@ class Call:
         self.outcome: Outcome | None = None
         self.show: Callable[[], None] | None = None
         self.shows_failures = True
+        self.is_terse = False
         self.is_logging = False
         self.fields: Fields | None = None
         self.limit: int | None = None
@@ -346,6 +348,8 @@ def _answer_error(call: Call, error: LoreError) -> int:
     if call.show is not None:
         _print(call.show)
     first, *rest = error_lines(error, with_failures=call.shows_failures)
+    if call.is_terse:
+        rest = []
     with contextlib.suppress(OSError):
         click.secho(first, fg="red", err=True)
         for line in rest:

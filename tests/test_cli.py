@@ -293,7 +293,7 @@ BAD_INPUTS = [
     ("unknown option", "lore-submit --frobnicate", {}, "USAGE", "--frobnicate"),
     ("short name in a dry run", "lore-submit 'p!12' --dry-run", {}, "NO_PROJECT", "full path"),
     ("submit by lore", "lore submit -p g/p --mr abc", {}, "BAD_IID", "'abc' is no iid"),
-    ("sync without ids", "lore sync -p g/p", {}, "USAGE", "incremental sync is not part of this version"),
+    ("a sync of all with a time-out", "lore sync -p g/p --timeout 3", {}, "USAGE", "--timeout needs an issue"),
     ("no command", "lore", {}, "USAGE", "name a command"),
     ("unknown command", "lore frobnicate", {}, "USAGE", "frobnicate"),
     ("follow what", "lore sync-runs --follow", {}, "USAGE", "--run-id"),

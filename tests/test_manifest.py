@@ -33,7 +33,7 @@ CALLS: dict[str, list[list[str]]] = {
     ],
     "lore submit": [["--issue", "3", "--preflight-only"], ["--issue", "7", "--no-wait"]],
     "lore cancel": [["last"]],
-    "lore sync": [["--mr", "12", "--no-embed"], ["--issue", "7", "--dry-run"]],
+    "lore sync": [["--mr", "12", "--no-embed"], ["--issue", "7", "--dry-run"], ["--no-wait"]],
     "lore sync-runs": [[], ["--run-id", "last"], ["--status", "succeeded", "-n", "1"]],
     "lore docs": [[]],
     "lore embed": [[], ["--rebuild"]],

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lore.settings import Settings
 
-QUEUES = ("preflight", "fetch", "commit", "documents", "embed")
+QUEUES = (
+    "preflight",
+    "fetch",
+    "commit",
+    "documents",
+    "embed",
+    "plan",
+    "sync_fetch",
+    "sync_commit",
+    "sync_documents",
+    "sync_embed",
+)
 
 
 def open_ledger(settings: Settings) -> None:
@@ -71,4 +82,4 @@ def open_workers(settings: Settings, *, embedded: bool | None = None) -> None:
         from workers.broker import build_broker  # noqa: PLC0415  # with Redis: 80 ms of imports
 
         dramatiq.set_broker(build_broker(settings.redis_url))
-    from workers import commit, documents, embed, preflight  # noqa: F401, PLC0415  # the actors register with the broker that is set
+    from workers import commit, documents, embed, planning, preflight  # noqa: F401, PLC0415  # the actors register with the broker that is set

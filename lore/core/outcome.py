@@ -19,6 +19,7 @@ WARNINGS: Final[dict[str, str]] = {
     "OPEN_SETTINGS_FILE": "a password in a settings file that others can read",
     "BROKER_UNREACHABLE": "Redis does not answer: the run stays queued and is sent later",
     "NO_LIVE_WORKER": "no worker is there to take the run",
+    "SYNC_ACTIVE": "a sync of the project is under way already, so nothing was begun",
     "EMBEDDINGS_OFF": "embeddings are off, so only words were searched",
     "NO_VECTORS": "no document has a vector yet, so only words were searched",
     "OTHER_MODEL": "documents were embedded with another model, and are not found by their meaning",
