@@ -33,7 +33,7 @@ CALLS: dict[str, list[list[str]]] = {
     ],
     "lore submit": [["--issue", "3", "--preflight-only"], ["--issue", "7", "--no-wait"]],
     "lore cancel": [["last"]],
-    "lore sync": [["--mr", "12", "--no-embed"], ["--issue", "7", "--dry-run"], ["--no-wait"]],
+    "lore sync": [["--mr", "12", "--no-embed"], ["--issue", "7", "--dry-run"]],
     "lore sync-runs": [[], ["--run-id", "last"], ["--status", "succeeded", "-n", "1"]],
     "lore docs": [[]],
     "lore embed": [[], ["--rebuild"]],
@@ -117,6 +117,15 @@ def test_every_command_answers_with_what_its_schema_says(environ: dict[str, str]
         assert len(listed) > 1, f"{command} lists too little to have pages"
         assert [json.dumps(row) for row in pages] == [json.dumps(row) for row in listed]
         assert "next" not in whole["meta"]
+
+
+@pytest.mark.slow
+def test_a_sync_of_the_project_answers_with_what_its_schema_says(environ: dict[str, str]) -> None:
+    """By itself: it is left to a worker, and an open run's times go on while a list is read."""
+    answer = call(environ, "lore sync", "--no-wait")
+
+    check(answer["data"], DOORS["lore sync"].data)  # type: ignore[arg-type]
+    assert [run["kind"] for run in answer["data"]["runs"]] == ["incremental"]
 
 
 def pages_of(environ: dict[str, str], command: str) -> list[Any]:
