@@ -112,7 +112,7 @@ def _carry_on(
     if not settings.is_embedded:
         if not opened.is_sent:
             call.warn("BROKER_UNREACHABLE", f"Redis does not answer: sync {run_id} stays queued, to be sent later")
-        elif not runs.has_live_worker():
+        elif not runs.has_live_worker(for_sync=True):
             call.warn("NO_LIVE_WORKER", f"no worker is alive to take sync {run_id}; start one: lore worker")
         if not will_wait:
             return None

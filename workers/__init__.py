@@ -10,18 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lore.settings import Settings
 
-QUEUES = (
-    "preflight",
-    "fetch",
-    "commit",
-    "documents",
-    "embed",
-    "plan",
-    "sync_fetch",
-    "sync_commit",
-    "sync_documents",
-    "sync_embed",
-)
+# What a person's run needs, and what a sync needs besides: its work has queues, and threads, of its own.
+RUN_QUEUES = ("preflight", "fetch", "commit", "documents", "embed")
+SYNC_QUEUES = ("plan", "sync_fetch", "sync_commit", "sync_documents", "sync_embed")
+QUEUES = RUN_QUEUES + SYNC_QUEUES
 
 
 def open_ledger(settings: Settings) -> None:
