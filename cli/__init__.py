@@ -11,12 +11,15 @@ import sys
 
 import click
 
+from cli.agents import robot_docs
 from cli.ledger import cancel, sweep, sync_runs
 from cli.listing import file_history, issues, mrs, who
 from cli.operating import demo, doctor, worker
 from cli.reading import show, stats, timeline
 from cli.searching import docs, embed, search
-from cli.submitting import submit, submit_too, sync
+from cli.shapes import TEXT, record
+from cli.submitting import submit, submit_too
+from cli.syncing import sync
 from lore.door import Call, Door, Doors, run, version
 
 
@@ -26,7 +29,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, is_asked: bool) -
         ctx.exit()
 
 
-@click.group("lore", cls=Doors, example="lore sync-runs --run-id last")
+@click.group("lore", cls=Doors, example="lore sync-runs --run-id last", writes=False)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Its version."
 )
@@ -34,7 +37,7 @@ def commands() -> None:
     """Keep a local, searchable mirror of GitLab issues and merge requests."""
 
 
-@click.command(cls=Door, example='eval "$(lore completion bash)"')
+@click.command(cls=Door, example='eval "$(lore completion bash)"', data=record(shell=TEXT, script=TEXT), writes=False)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_obj
 def completion(call: Call, shell: str) -> None:
@@ -69,6 +72,7 @@ _COMMANDS = (
     embed,
     doctor,
     demo,
+    robot_docs,
     completion,
 )
 for _command in _COMMANDS:

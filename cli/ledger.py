@@ -7,26 +7,30 @@ import click
 
 from cli.following import carry_on, progress, report, wait
 from cli.opening import open_ledger, open_workers
+from cli.shapes import RUN, RUN_AND_ENTITIES, WHOLE, either, mapping, record, rows
 from lore.door import Call, Door
 
-MOST_LISTED = 10_000
 
-
-@click.command("sync-runs", cls=Door, example="lore sync-runs --run-id last --follow")
+@click.command(
+    "sync-runs",
+    cls=Door,
+    example="lore sync-runs --run-id last --follow",
+    data=either(record(runs=rows(RUN)), RUN_AND_ENTITIES),
+    writes=False,
+    writes_with=["--retry-failed"],
+    listed="runs",
+)
 @click.option("--run-id", metavar="RUN", help="One run: its id, the beginning of it, or last.")
 @click.option("--retry-failed", is_flag=True, help="Open a run for the entities that did not land.")
 @click.option("--follow", is_flag=True, help="Print its events as they come, until it ends.")
 @click.option("--status", metavar="STATUS", help="Only runs with this status.")
-@click.option("--limit", type=click.IntRange(1, MOST_LISTED), metavar="N", help="So many runs, newest first (20).")
 @click.pass_obj
-def sync_runs(  # noqa: PLR0917  # click calls it by name
-    call: Call, run_id: str | None, retry_failed: bool, follow: bool, status: str | None, limit: int | None
-) -> None:
-    """Show the runs of the ledger."""
+def sync_runs(call: Call, run_id: str | None, retry_failed: bool, follow: bool, status: str | None) -> None:
+    """Show the runs of the ledger, newest first."""
     if run_id is None and (retry_failed or follow):
         raise click.UsageError("--retry-failed and --follow need --run-id")
-    if run_id is not None and (status is not None or limit is not None):
-        raise click.UsageError("--status and --limit are for the list of runs, not with --run-id")
+    if run_id is not None and (status is not None or call.is_paged):
+        raise click.UsageError("--status, --limit and --after are for the list of runs, not with --run-id")
     if status is not None:
         from lore.core.runs import STATUSES
 
@@ -37,7 +41,7 @@ def sync_runs(  # noqa: PLR0917  # click calls it by name
     if run_id is None:
         from lore.terminal import show_runs
 
-        listed = runs.list_runs(status, limit or 20)
+        listed = call.page(lambda limit, before: runs.list_runs(status, limit, before), key=lambda run: run["run_id"])
         call.done({"runs": listed}, show=lambda: show_runs(listed))
         return
     run_id = runs.find_run(run_id)
@@ -50,7 +54,7 @@ def sync_runs(  # noqa: PLR0917  # click calls it by name
     report(call, runs, run_id, was_waited_for=follow, is_quiet=False)
 
 
-@click.command(cls=Door, example="lore cancel last")
+@click.command(cls=Door, example="lore cancel last", data=RUN_AND_ENTITIES)
 @click.argument("run", metavar="RUN")
 @click.pass_obj
 def cancel(call: Call, run: str) -> None:
@@ -64,7 +68,7 @@ def cancel(call: Call, run: str) -> None:
     report(call, runs, run_id, was_waited_for=False, is_quiet=False)
 
 
-@click.command(cls=Door, example="lore sweep")
+@click.command(cls=Door, example="lore sweep", data=record(swept=mapping(WHOLE)))
 @click.pass_obj
 def sweep(call: Call) -> None:
     """Move on every run that was left behind.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from cli.opening import Moment, limit_option, name_project, open_ledger, project_option, require_project
+from cli.shapes import HISTORY, ISSUES, MERGE_REQUESTS, PEOPLE
 from lore.door import Call, Door
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -41,7 +42,7 @@ def _filters(states: tuple[str, ...]) -> Callable[[C], C]:
     return decorate
 
 
-@click.command(cls=Door, example="lore issues --label bug --assignee ida --since 2w")
+@click.command(cls=Door, example="lore issues --label bug --assignee ida --since 2w", data=ISSUES, writes=False)
 @_filters(("opened", "closed", "all"))
 @click.pass_obj
 def issues(call: Call, /, project: str | None, sort: str, limit: int, **filters: Any) -> None:
@@ -52,7 +53,12 @@ def issues(call: Call, /, project: str | None, sort: str, limit: int, **filters:
     _list(call, "issue", project=project, sort=sort, limit=limit, filters=filters)
 
 
-@click.command(cls=Door, example="lore mrs --state merged --reviewer olaf --target-branch main")
+@click.command(
+    cls=Door,
+    example="lore mrs --state merged --reviewer olaf --target-branch main",
+    data=MERGE_REQUESTS,
+    writes=False,
+)
 @_filters(("opened", "closed", "merged", "locked", "all"))
 @click.option("--reviewer", metavar="USERNAME", help="With this reviewer.")
 @click.option("--draft/--no-draft", "is_draft", default=None, help="Only drafts, or only what is none.")
@@ -89,7 +95,13 @@ def _list(call: Call, entity_type: str, *, project: str | None, sort: str, limit
     call.done(shown, show=lambda: show_entities(shown))
 
 
-@click.command("file-history", cls=Door, example="lore file-history src/tides.py --merged --discussions")
+@click.command(
+    "file-history",
+    cls=Door,
+    example="lore file-history src/tides.py --merged --discussions",
+    data=HISTORY,
+    writes=False,
+)
 @click.argument("path", metavar="PATH")
 @project_option
 @click.option("--no-follow-renames", is_flag=True, help="This name alone, whatever file had it.")
@@ -128,7 +140,7 @@ def file_history(  # noqa: PLR0917  # click calls it by name
     call.done(shown, show=lambda: show_history(shown))
 
 
-@click.command(cls=Door, example="lore who src/tides.py")
+@click.command(cls=Door, example="lore who src/tides.py", data=PEOPLE, writes=False)
 @click.argument("name", metavar="PATH|LABEL")
 @project_option
 @limit_option(20, "people, who did most first")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lore.door import Call
+from lore.door import MOST_LISTED, Call
 
 if TYPE_CHECKING:
     from lore.core.errors import LoreError
@@ -22,8 +22,6 @@ C = TypeVar("C", bound=Callable[..., Any])
 project_option = click.option(
     "-p", "--project", metavar="PROJECT", help="Full path, numeric id or URL; else LORE_PROJECT, else the git remote."
 )
-
-MOST_LISTED = 10_000
 
 
 class Moment(click.ParamType[int]):

@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from cli.opening import conflict
+from cli.shapes import ENDED, TEXT, TRUTH, maybe, record, rows
 from lore.door import Call, Door
 
 
-@click.command(cls=Door, example="lore worker --queues fetch --processes 2 --threads 16")
+@click.command(cls=Door, example="lore worker --queues fetch --processes 2 --threads 16", data=ENDED)
 @click.option("--queues", default="", metavar="A,B", help="Only these queues (all).")
 @click.option("--processes", type=click.IntRange(1, 256), default=1, metavar="N", help="So many processes (1).")
 @click.option("--threads", type=click.IntRange(1, 256), default=8, metavar="N", help="So many threads in each (8).")
@@ -44,7 +45,12 @@ def worker(call: Call, queues: str, processes: int, threads: int, until_stdin_cl
     call.done({"exit": status}, status=status)
 
 
-@click.command(cls=Door, example="lore doctor")
+@click.command(
+    cls=Door,
+    example="lore doctor",
+    data=record(is_ok=TRUTH, checks=rows(record(name=TEXT, is_ok=TRUTH, detail=TEXT, action=maybe(TEXT)))),
+    writes=False,
+)
 @click.pass_obj
 def doctor(call: Call) -> None:
     """Check everything lore needs.
@@ -70,7 +76,7 @@ def doctor(call: Call) -> None:
     call.done({"is_ok": all(check["is_ok"] for check in checks), "checks": checks}, show=lambda: show_checks(found))
 
 
-@click.command(cls=Door, example="lore demo")
+@click.command(cls=Door, example="lore demo", data=ENDED)
 @click.option("--serve", is_flag=True, help="Just serve the demo GitLab, until stopped.")
 @click.option("--no-redis", is_flag=True, help="Do the run without Redis and workers.")
 @click.pass_obj

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.opening import limit_option, name_project, open_ledger, project_option, select
+from cli.shapes import SHOWN, STATS, STORY
 from lore.door import Call, Door
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from lore.settings import Settings
 
 
-@click.command(cls=Door, example="lore show 'group/project!12'")
+@click.command(cls=Door, example="lore show 'group/project!12'", data=SHOWN, writes=False)
 @click.argument("ref", metavar="REF")
 @project_option
 @click.option("--open", "is_to_open", is_flag=True, help="Also open it in the browser.")
@@ -39,7 +40,7 @@ def show(call: Call, ref: str, project: str | None, is_to_open: bool) -> None:
     call.done(shown, show=lambda: show_entity(shown))
 
 
-@click.command(cls=Door, example="lore timeline '#7'\nlore timeline 'tide table'")
+@click.command(cls=Door, example="lore timeline '#7'\nlore timeline 'tide table'", data=STORY, writes=False)
 @click.argument("asked", metavar="REF|QUERY")
 @project_option
 @limit_option(200, "events, oldest first")
@@ -71,7 +72,7 @@ def timeline(call: Call, asked: str, project: str | None, limit: int) -> None:
     call.done(shown, show=lambda: show_timeline(shown))
 
 
-@click.command(cls=Door, example="lore stats")
+@click.command(cls=Door, example="lore stats", data=STATS, writes=False)
 @project_option
 @limit_option(100, "projects, in the order of their paths")
 @click.pass_obj

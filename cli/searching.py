@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 import click
 
 from cli.opening import Moment, limit_option, name_project, open_ledger, open_workers, project_option
+from cli.shapes import FOUND, WHOLE, record
 from lore.door import Call, Door
 
 _TYPES = {"issue": "issue", "mr": "merge_request", "discussion": "discussion"}
 
 
-@click.command(cls=Door, example="lore search 'engine room' --type mr --since 30d")
+@click.command(cls=Door, example="lore search 'engine room' --type mr --since 30d", data=FOUND, writes=False)
 @click.argument("words", nargs=-1, required=True, metavar="QUERY...")
 @click.option("--type", "types", multiple=True, type=click.Choice(list(_TYPES)), help="Only these; may be repeated.")
 @project_option
@@ -70,7 +71,7 @@ def search(  # noqa: PLR0917  # click calls it by name
     call.done(found, show=lambda: show_hits(found))
 
 
-@click.command(cls=Door, example="lore docs")
+@click.command(cls=Door, example="lore docs", data=record(sources=WHOLE, documents=WHOLE))
 @click.pass_obj
 def docs(call: Call) -> None:
     """Build the documents that anybody left to be built.
@@ -87,7 +88,7 @@ def docs(call: Call) -> None:
     call.done(done, show=lambda: show_fields(done, title="documents were built" if done["sources"] else "nothing left"))
 
 
-@click.command(cls=Door, example="lore embed --rebuild")
+@click.command(cls=Door, example="lore embed --rebuild", data=record(documents=WHOLE, vectors_deleted=WHOLE))
 @click.option("--rebuild", is_flag=True, help="Make every vector anew, and delete those of other models.")
 @click.pass_obj
 def embed(call: Call, rebuild: bool) -> None:

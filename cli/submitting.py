@@ -1,4 +1,4 @@
-"""`lore-submit`, also as `lore submit` and, with ids, `lore sync`: open a run of exactly what is named."""
+"""`lore-submit`, also as `lore submit`: open a run of exactly what is named."""
 # ruff: noqa: PLC0415  # what a command needs is imported when it is called
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import click
 
 from cli.following import carry_on
 from cli.opening import conflict, open_workers, project_option, select
+from cli.shapes import PLAN, RUN_AND_ENTITIES, either
 from lore.door import Call, Door
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def _named(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
-def _submit_options(command: Callable[..., None]) -> Callable[..., None]:
+def submit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments and options of a submission."""
     for decorate in reversed(
         (  # the order of the help
             click.argument("refs", nargs=-1, metavar="[REF]..."),
@@ -63,40 +65,30 @@ itself. With Redis the run is queued and its id printed; without, it is done at 
 
 _SUBMIT_EXAMPLE = "lore-submit --mr 12 --issue 7 -p group/project --wait"
 
+SUBMITTED = either(RUN_AND_ENTITIES, PLAN)
 
-@click.command("lore-submit", cls=Door, help=_SUBMIT_HELP, example=_SUBMIT_EXAMPLE)
-@_submit_options
+
+@click.command("lore-submit", cls=Door, help=_SUBMIT_HELP, example=_SUBMIT_EXAMPLE, data=SUBMITTED)
+@submit_options
 def submit(call: Call, **asked: Any) -> None:
     """Open a run."""
-    _submit(call, **asked)
+    submit_named(call, **asked)
 
 
-@click.command("submit", cls=Door, help=_SUBMIT_HELP, example="lore submit --mr 12 --issue 7 -p group/project --wait")
-@_submit_options
+@click.command(
+    "submit",
+    cls=Door,
+    help=_SUBMIT_HELP,
+    example="lore submit --mr 12 --issue 7 -p group/project --wait",
+    data=SUBMITTED,
+)
+@submit_options
 def submit_too(call: Call, **asked: Any) -> None:
     """Open a run."""
-    _submit(call, **asked)
+    submit_named(call, **asked)
 
 
-@click.command("sync", cls=Door, example="lore sync --mr 12 -p group/project")
-@_submit_options
-def sync(call: Call, **asked: Any) -> None:
-    """Refresh the named entities and wait.
-
-    The same as lore-submit --wait.
-    """
-    if not (asked["refs"] or asked["issues"] or asked["mrs"]):
-        from lore.core.errors import UsageError
-
-        raise UsageError(
-            "USAGE",
-            "the incremental sync is not part of this version: name issues or merge requests",
-            actions=["lore sync --help"],
-        )
-    _submit(call, **{**asked, "will_wait": asked["will_wait"] is not False})
-
-
-def _submit(
+def submit_named(
     call: Call,
     *,
     refs: Sequence[str],
@@ -112,6 +104,7 @@ def _submit(
     trigger: str,
     is_quiet: bool,
 ) -> None:
+    """Open a run of what is named, and carry it on."""
     from lore.core.plan import ISSUE, MERGE_REQUEST, Entity
     from lore.core.refs import Ref, parse_iid, parse_ref
     from lore.core.runs import RunOptions

@@ -16,11 +16,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from lore.core.errors import LoreError
+    from lore.core.fields import Fields
     from lore.core.outcome import Meta, Outcome, Warned
     from lore.settings import Settings
+
+
+# Rows of a list where -n does not say, and the most it may say.
+LISTED = 20
+MOST_LISTED = 10_000
+
+# JSON schemas of what a command answers (`data`), where `cli.shapes` has words for it.
+Schema = Mapping[str, Any]
 
 
 class Call:
@@ -32,6 +42,10 @@ class Call:
         outcome: Set by the command that could do its work.
         show: Prints the outcome, or what is known beside an error, for people.
         shows_failures: Whether an error still has to name the failed entities (`show` has not).
+        fields: What of the answer's data is asked for; None: all.
+        limit: How many rows of a list were asked for.
+        after: The cursor that was given.
+        is_terse: An error is one line: cron mails what is printed.
     """
 
     def __init__(self, prog: str, argv: Sequence[str]) -> None:
@@ -41,14 +55,20 @@ class Call:
         self.outcome: Outcome | None = None
         self.show: Callable[[], None] | None = None
         self.shows_failures = True
+        self.is_terse = False
         self.is_logging = False
+        self.fields: Fields | None = None
+        self.limit: int | None = None
+        self.after: str | None = None
+        self._next: str | None = None
         self._began = time.monotonic()
         self._warnings: list[Warned] = []
         # Read before click does, so that an error of the command line is answered the right way too.
         options = self.argv[: self.argv.index("--")] if "--" in self.argv else self.argv
         spelt = os.environ.get("LORE_ROBOT", "").strip().lower() in ("1", "true", "yes", "on")
         is_completing = f"_{prog}_COMPLETE".replace("-", "_").upper() in os.environ
-        self.is_robot = ("--robot" in options or spelt) and not is_completing
+        is_asked = any(option in ("--robot", "--fields") or option.startswith("--fields=") for option in options)
+        self.is_robot = (is_asked or spelt) and not is_completing
 
     def settings(self, *, level: str = "error", **options: str | None) -> Settings:
         """Return the settings, with the command's options before all else; logs are set up by them.
@@ -91,19 +111,95 @@ class Call:
         self.outcome = Outcome(data, status, self._warnings)
         self.show = show
 
+    @property
+    def is_paged(self) -> bool:
+        """Whether the command line says which rows of a list it wants."""
+        return self.limit is not None or self.after is not None
+
+    def page(
+        self, read: Callable[[int, Any], Sequence[Any]], *, key: Callable[[Any], Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a list that are asked for; where there are more, the answer's `meta.next` says how.
+
+        Args:
+            read: Returns at most so many rows from behind a place. The place is what `key` said of the last row of
+                the page before, and None for the first page; without `key`, it is how many rows came before.
+            key: Where a row stands in the list, as JSON; a place by itself, so that new rows move nothing.
+        """
+        limit = self.limit or LISTED
+        first = None if key else 0
+        place: Any = first if self.after is None else self._place()
+        rows = list(read(limit + 1, place))
+        if len(rows) > limit:
+            del rows[limit:]
+            self._next = _cursor(key(rows[-1]) if key else place + limit)
+        return rows
+
+    def _place(self) -> Any:
+        import base64
+        import json
+
+        try:
+            told, place = json.loads(base64.urlsafe_b64decode((self.after or "").encode()))
+        except ValueError:
+            told, place = None, None
+        if told != _asked():
+            raise click.UsageError("--after takes meta.next of an answer to the same options")
+        return place
+
     def meta(self) -> Meta:
         """Return what is said about the call itself."""
         from lore.core.outcome import Meta
 
-        return Meta(self.command, version(), round((time.monotonic() - self._began) * 1000))
+        return Meta(self.command, version(), round((time.monotonic() - self._began) * 1000), self._next)
+
+
+def _cursor(place: Any) -> str:
+    import base64
+    import json
+
+    return base64.urlsafe_b64encode(json.dumps([_asked(), place], separators=(",", ":")).encode()).decode()
+
+
+def _asked() -> int:
+    """Return a number that stands for the list that is asked for, whichever page of it."""
+    import zlib
+
+    context = click.get_current_context()
+    return zlib.crc32(repr((context.info_name, sorted(context.params.items()))).encode())
 
 
 class Door(click.Command):
-    """A command with `--robot`, an example, and its exit statuses in the help."""
+    """A command with `--robot`, an example, and its exit statuses in the help.
 
-    def __init__(self, *args: Any, example: str = "", **kwargs: Any) -> None:
+    Args:
+        example: A command line, or several.
+        data: The JSON schema of what it answers (see `cli.shapes`); every command has one.
+        writes: Whether it changes anything; a slip in such a command is never corrected.
+        writes_with: The options with which a command that only reads writes all the same.
+        listed: The list in its data of which `-n` and `--after` ask a page (see `Call.page`).
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        example: str = "",
+        data: Schema | None = None,
+        writes: bool = True,
+        writes_with: Sequence[str] = (),
+        listed: str = "",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.example = example
+        self.data = data
+        self.writes = writes
+        self.writes_with = writes_with
+        self.listed = listed
+        if listed:
+            self.params += _page_options()
+        if data is not None:
+            self.params.append(_fields_option())
         self.params.append(_robot_option())
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -128,6 +224,48 @@ class Doors(Door, click.Group):
     command_class = Door
 
 
+def _page_options() -> list[click.Option]:
+    def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if ctx.get_parameter_source(str(param.name)) is not ParameterSource.DEFAULT:
+            setattr(ctx.obj, str(param.name), value)
+
+    rows = click.IntRange(1, MOST_LISTED)
+    return [
+        click.Option(
+            ["-n", "--limit"],
+            type=rows,
+            default=LISTED,
+            metavar="N",
+            expose_value=False,
+            callback=keep,
+            help=f"At most so many ({LISTED}).",
+        ),
+        click.Option(
+            ["--after"],
+            metavar="CURSOR",
+            expose_value=False,
+            callback=keep,
+            help="The next page: meta.next of a robot's answer.",
+        ),
+    ]
+
+
+def _fields_option() -> click.Option:
+    def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            from lore.core.fields import parse_fields
+
+            ctx.obj.fields = parse_fields(value, ctx.command.data, command=ctx.command_path)  # type: ignore[attr-defined]  # a Door
+
+    return click.Option(
+        ["--fields"],
+        metavar="A,B.C",
+        expose_value=False,
+        callback=keep,
+        help="Only these fields of a robot's data; implies --robot.",
+    )
+
+
 def _robot_option() -> click.Option:
     return click.Option(
         ["--robot"], is_flag=True, expose_value=False, help="Answer with one JSON object (also LORE_ROBOT=1)."
@@ -147,7 +285,11 @@ def run(command: click.Command, prog: str, argv: Sequence[str] | None = None) ->
         # A terminal that cannot show a letter shows its escape; a title is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        _call(command, call)
+        try:
+            _call(command, call)
+        except click.UsageError as error:
+            call = _corrected(command, call, error)
+            _call(command, call)
         return _answer(call)
     except Exception as error:
         return _answer_error(call, _typed(call, error))
@@ -168,13 +310,27 @@ def _call(command: click.Command, call: Call) -> None:
         sys.stderr.write(said.getvalue())
 
 
+def _corrected(command: click.Command, call: Call, error: click.UsageError) -> Call:
+    """Return the call that can only have been meant; raises the error where there is none."""
+    from lore.correcting import correct
+
+    mended = correct(command, call.prog, call.argv)
+    if mended is None:
+        raise error
+    argv, said = mended
+    call = Call(call.prog, argv)
+    for line in said:
+        call.warn("CORRECTED", line)
+    return call
+
+
 def _answer(call: Call) -> int:
     if call.outcome is None:
         return 0
     if call.is_robot:
         from lore.core.outcome import success, to_json
 
-        answer = to_json(success(call.outcome, meta=call.meta()))
+        answer = to_json(success(call.outcome, meta=call.meta(), fields=call.fields))
         _print(lambda: click.echo(answer))
     elif call.show is not None:
         _print(call.show)
@@ -192,6 +348,8 @@ def _answer_error(call: Call, error: LoreError) -> int:
     if call.show is not None:
         _print(call.show)
     first, *rest = error_lines(error, with_failures=call.shows_failures)
+    if call.is_terse:
+        rest = []
     with contextlib.suppress(OSError):
         click.secho(first, fg="red", err=True)
         for line in rest:

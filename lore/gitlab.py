@@ -30,6 +30,8 @@ ERROR_BODY_BYTES: Final = 4_096
 FOLLOWED: Final = frozenset({301, 302, 307, 308})
 
 _LONGEST_WAIT_S: Final = 1e9
+# A 429 that says nothing: long enough for whoever met it to tell all other processes.
+_UNSAID_WAIT_S: Final = 0.25
 
 
 class Revealable(Protocol):
@@ -52,6 +54,7 @@ class Answer:
         ratelimit_remaining: Requests left until `ratelimit_reset` (Unix seconds); None where GitLab does not say.
         path: Where the answer was found, below the API's root; another one than asked for once a project was renamed.
         requests: 1, or 2 where a redirect was followed.
+        total: How many rows the whole list has; None where GitLab does not say (past 10,000).
     """
 
     status: int
@@ -66,6 +69,15 @@ class Answer:
     path_moved: bool
     requests: int
     elapsed_ms: int
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many requests are left, and for how many seconds from when GitLab said so."""
+
+    remaining: int
+    reset_s: float
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,8 @@ class GitLab:
         self._auth = _TokenAuth(token, self._root)
         self._max_body_bytes = max_body_bytes
         self._request_timeout_s = request_timeout_s
+        self._paused_until = 0.0
+        self._limits: Limits | None = None
 
     def get(
         self,
@@ -186,9 +200,11 @@ class GitLab:
         while True:
             if before_request is not None:
                 before_request()
+            self._keep_still(path)
             requests += 1
             started = time.monotonic()
             response, body = self._exchange(url, etag)
+            self._note_limits(response)
             elapsed_s += time.monotonic() - started
             if response.status_code not in FOLLOWED:
                 break
@@ -217,7 +233,31 @@ class GitLab:
             path_moved=requests > 1,
             requests=requests,
             elapsed_ms=int(elapsed_s * 1_000),
+            total=_whole_number(response.headers.get("x-total")),
         )
+
+    def take_limits(self) -> Limits | None:
+        """Return what GitLab said since the last call of how many requests are left; None where it said nothing."""
+        limits, self._limits = self._limits, None
+        return limits
+
+    def _keep_still(self, path: str) -> None:
+        """Ask nothing while a 429 still stands: the other threads of this process have heard of it here first."""
+        left_s = self._paused_until - time.monotonic()
+        if left_s > 0:
+            message = f"GitLab asks to wait: {path} was not asked for"
+            raise PassingError("GITLAB_RATE_LIMITED", message, retry_after_s=left_s)
+
+    def _note_limits(self, response: httpx.Response) -> None:
+        if response.status_code == 429:
+            wait_s = _retry_after_s(response)
+            wait_s = _reset_s(response) if wait_s is None else wait_s
+            self._paused_until = time.monotonic() + (_UNSAID_WAIT_S if wait_s is None else wait_s)
+            return
+        remaining = _whole_number(response.headers.get("ratelimit-remaining"))
+        reset_s = _reset_s(response)
+        if remaining is not None and reset_s is not None:
+            self._limits = Limits(remaining, reset_s)
 
     def read_object(self, path: str, *, before_request: Callable[[], None] | None = None) -> Answer:
         """Ask for one object; the caller decodes it (`lore.core.payloads`) and checks that it is the right one.

@@ -260,6 +260,55 @@ def watching(
         yield state.refresh
 
 
+@contextmanager
+def watching_sync(
+    read: Callable[[], Mapping[str, Any]], *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[], None]]:
+    """Show how a sync gets on, on standard error: a bar with rate and time left on a terminal, else nothing.
+
+    Args:
+        read: Gives `done` and `total`, in entities, and `failed`.
+        clock: Seconds.
+
+    Yields:
+        What to call after each change; it reads at most five times a second.
+    """
+    if not is_terminal(sys.stderr):
+        yield lambda: None
+        return
+    from rich.progress import (  # noqa: PLC0415  # see watching
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    bar = Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=open_console(sys.stderr), transient=True
+    )
+    began = clock()
+    next_at = [began]
+    with bar:
+        task = bar.add_task("sync", total=None, rate="")
+
+        def refresh() -> None:
+            now = clock()
+            if now < next_at[0]:
+                return
+            next_at[0] = now + _READ_EVERY_S
+            with suppress(LoreError):
+                known = read()
+                rate = f"{known['done'] / max(now - began, 0.001):.0f}/s"
+                failed = f", {known['failed']} failed" if known["failed"] else ""
+                bar.update(task, total=known["total"] or None, completed=known["done"], rate=rate + failed)
+
+        refresh()
+        yield refresh
+
+
 class _State:
     """What is known of a run under way."""
 

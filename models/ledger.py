@@ -67,6 +67,21 @@ class Run(Table):
         indexes = ((("status", "created_at"), False), (("project", "status"), False))
 
 
+# One sync or prune of a project at a time; their children, and what a person asks for, are not counted.
+Run.add_index(
+    Run.index(
+        Run.project,
+        unique=True,
+        name="one_active_sync",
+        where=(
+            (Run.kind != "surgical")
+            & Run.parent_run_id.is_null()
+            & Run.status.not_in(("succeeded", "failed", "cancelled"))
+        ),
+    )
+)
+
+
 class RunEntity(Table):
     """An issue or merge request of a run, and what happened to it."""
 
@@ -137,3 +152,43 @@ class SyncCursor(Table):
     class Meta:
         table_name = "sync_cursors"
         primary_key = peewee.CompositeKey("project", "entity_type")
+
+
+class SyncStep(Table):
+    """A stretch of an incremental sync's walk, and the child run that brings what changed in it.
+
+    `position` is how far the walk of this kind had come with it (GitLab's `updated_at`), `seen` the iids it had met at
+    exactly that moment, `bound` what the cursor never passes. A step that tries debts again has the kind `debt`, and
+    neither. Done means: every entity of it is committed, stale, or a debt.
+    """
+
+    run = peewee.ForeignKeyField(Run, lazy_load=False, on_delete="CASCADE", index=False)
+    number = peewee.IntegerField()
+    entity_type = peewee.CharField(max_length=20)
+    child_run_id = peewee.CharField(max_length=40, null=True, index=True)
+    position = peewee.BigIntegerField(null=True)
+    seen = peewee.TextField(default="[]")
+    bound = peewee.BigIntegerField(null=True)
+    is_last = peewee.BooleanField(default=False)
+    is_done = peewee.BooleanField(default=False)
+
+    class Meta:
+        table_name = "sync_steps"
+        primary_key = peewee.CompositeKey("run", "number")
+
+
+class SyncDebt(Table):
+    """An entity that failed in an incremental sync and has not landed since; it outlives the ledger's runs."""
+
+    project = peewee.ForeignKeyField(Project, lazy_load=False, on_delete="CASCADE", index=False)
+    entity_type = peewee.CharField(max_length=20)
+    iid = peewee.BigIntegerField()
+    error_code = peewee.CharField(max_length=40)
+    error_message = peewee.TextField(null=True)
+    tries = peewee.IntegerField()
+    since = peewee.BigIntegerField()
+    next_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "sync_debts"
+        primary_key = peewee.CompositeKey("project", "entity_type", "iid")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import peewee
 
-from models.base import NeverReusedId, Table, clock, write
+from models.base import NeverReusedId, Table, clock, is_postgresql, write
 from models.ledger import Project, Run
 
 
@@ -93,9 +94,34 @@ class Claim:
     began_at: int
 
 
-def claim(task_id: int, *, by: str, lease_ms: int) -> Claim | None:
-    """Claim a task whose time has come and whose run is being fetched; None: it is not ours to do. One transaction."""
+# How long a task waits that found no room, at least; a sweeper sends it then.
+NO_ROOM_WAIT_MS: Final = 200
+# A person's task that was sent within this time is about to be claimed: a sync's waits for it.
+ABOUT_TO_BE_CLAIMED_MS: Final = 2_000
+
+
+def claim(task_id: int, *, by: str, lease_ms: int, gitlab_url: str | None = None, most: int = 64) -> Claim | None:
+    """Claim a task whose time has come and whose run is being fetched; None: it is not ours to do. One transaction.
+
+    Args:
+        task_id: The task.
+        by: Who claims it.
+        lease_ms: For how long.
+        gitlab_url: The host whose claims are counted; None: none are.
+        most: How many live claims a host may have.
+    """
     with write():
+        if gitlab_url is not None:
+            _lock_host(gitlab_url)
+            is_for_sync = peewee.fn.EXISTS(
+                Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.kind != "surgical")
+            )
+            is_patient = Task.select().where(Task.id == task_id, is_for_sync).exists()
+            if not has_room(gitlab_url, most=most, is_patient=is_patient):
+                Task.update(next_at=clock() + NO_ROOM_WAIT_MS, sent_at=None).where(
+                    Task.id == task_id, Task.status == "pending"
+                ).execute()
+                return None
         now = clock()
         in_preflight = Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.status == "preflight")
         claimed = (
@@ -128,6 +154,66 @@ def claim(task_id: int, *, by: str, lease_ms: int) -> Claim | None:
             tries=task.tries,
             began_at=task.claimed_until - lease_ms,
         )
+
+
+def has_room(gitlab_url: str, *, most: int, is_patient: bool) -> bool:
+    """Tell whether one more request to this host may be in flight, in the caller's transaction.
+
+    A live claim stands for a request. Of what GitLab says is left, a patient task leaves some to a person's, and it
+    waits while one of those is about to be claimed.
+    """
+    of_host = Project.select(Project.project_id).where(Project.gitlab_url == gitlab_url)
+    planners = Run.select().where(
+        Run.status == "walking", Run.stage_owner.is_null(False), Run.stage_until > clock(), Run.project.in_(of_host)
+    )
+    live = live_claims(gitlab_url) + planners.count()
+    if live >= most:
+        return False
+    host = GitLabHost.get_or_none(GitLabHost.gitlab_url == gitlab_url, GitLabHost.reset_at > clock())
+    spared = max(1, most // 4) if is_patient else 0
+    if host is not None and host.remaining is not None and live + spared >= host.remaining:
+        return False
+    return not (is_patient and _is_somebody_waiting(of_host))
+
+
+def live_claims(gitlab_url: str) -> int:
+    """Count the tasks of a host that are being fetched now, in the caller's transaction."""
+    of_host = Project.select(Project.project_id).where(Project.gitlab_url == gitlab_url)
+    live = Task.select().where(Task.status == "claimed", Task.claimed_until > clock(), Task.project.in_(of_host))
+    return int(live.count())
+
+
+def _is_somebody_waiting(of_host: peewee.Query) -> bool:
+    soon = Task.select(Task.id).where(
+        Task.scope_run == Run.run_id, Task.status == "pending", Task.sent_at > clock() - ABOUT_TO_BE_CLAIMED_MS
+    )
+    waiting = Run.select().where(
+        Run.status == "preflight", Run.kind == "surgical", Run.project.in_(of_host), peewee.fn.EXISTS(soon)
+    )
+    return bool(waiting.exists())
+
+
+def _lock_host(gitlab_url: str) -> None:
+    """Let claims of one host come one after the other; SQLite's writers do anyhow."""
+    if is_postgresql():
+        GitLabHost.insert(gitlab_url=gitlab_url).on_conflict(
+            conflict_target=[GitLabHost.gitlab_url], update={GitLabHost.gitlab_url: gitlab_url}
+        ).execute()
+
+
+def note_limits(gitlab_url: str, remaining: int, reset_ms: int) -> None:
+    """Keep how many requests this host says are left, in the caller's transaction; of one window the least counts."""
+    reset_at = clock() + reset_ms
+    is_newer = GitLabHost.reset_at.is_null() | (GitLabHost.reset_at <= clock())
+    (
+        GitLabHost.insert(gitlab_url=gitlab_url, remaining=remaining, reset_at=reset_at)
+        .on_conflict(
+            conflict_target=[GitLabHost.gitlab_url],
+            update={GitLabHost.remaining: remaining, GitLabHost.reset_at: reset_at},
+            where=(is_newer | GitLabHost.remaining.is_null() | (GitLabHost.remaining > remaining)),
+        )
+        .execute()
+    )
 
 
 def renew(held: Claim, *, lease_ms: int) -> bool:

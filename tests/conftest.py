@@ -19,7 +19,7 @@ from workers.embedded import EmbeddedBroker
 
 dramatiq.set_broker(EmbeddedBroker())
 
-from workers import commit, documents, embed, preflight  # noqa: E402, F401  # the actors register with the broker that is set
+from workers import commit, documents, embed, planning, preflight  # noqa: E402, F401  # the actors register with the broker that is set
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 DATABASES = ("sqlite", "postgresql")

@@ -98,6 +98,9 @@ class FakeGitLab:
     def set(self, entity: Entity | None, job_type: str, answer: Any) -> None:
         self.answers[_key(entity, job_type)] = answer
 
+    def take_limits(self) -> None:
+        return None
+
     def read_object(self, path: str) -> Any:
         return SimpleNamespace(body=_as_bytes(self._answer(path)))
 

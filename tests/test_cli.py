@@ -102,8 +102,8 @@ class Ledger:
             entity("merge_request", 12, "failed", error_code="GITLAB_NOT_FOUND", error_message="404 \x1b[31mfor !12"),
         ]
 
-    def list_runs(self, status: str | None, limit: int) -> list[dict[str, Any]]:
-        self.called("list_runs", status, limit)
+    def list_runs(self, status: str | None, limit: int, before: str | None) -> list[dict[str, Any]]:
+        self.called("list_runs", status, limit, before)
         return [self.read_run(RUN_ID)]
 
     def read_events(self, run_id: str, after_id: int) -> list[dict[str, Any]]:
@@ -173,6 +173,12 @@ class Ledger:
     def checks(self, settings: Any) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(name="database", is_ok=True, detail="SQLite", action=None)
         yield SimpleNamespace(name="token", is_ok=False, detail="expired", action="lore doctor")
+
+
+@pytest.fixture
+def seam(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, Any], None]:
+    """Puts another function into a module of workers."""
+    return lambda module, name, function: monkeypatch.setattr(sys.modules[f"workers.{module}"], name, function)
 
 
 def entity(entity_type: str, iid: int, status: str, **more: Any) -> dict[str, Any]:
@@ -287,7 +293,7 @@ BAD_INPUTS = [
     ("unknown option", "lore-submit --frobnicate", {}, "USAGE", "--frobnicate"),
     ("short name in a dry run", "lore-submit 'p!12' --dry-run", {}, "NO_PROJECT", "full path"),
     ("submit by lore", "lore submit -p g/p --mr abc", {}, "BAD_IID", "'abc' is no iid"),
-    ("sync without ids", "lore sync -p g/p", {}, "USAGE", "incremental sync is not part of this version"),
+    ("a sync of all with a time-out", "lore sync -p g/p --timeout 3", {}, "USAGE", "--timeout needs an issue"),
     ("no command", "lore", {}, "USAGE", "name a command"),
     ("unknown command", "lore frobnicate", {}, "USAGE", "frobnicate"),
     ("follow what", "lore sync-runs --follow", {}, "USAGE", "--run-id"),
@@ -295,6 +301,9 @@ BAD_INPUTS = [
     ("one and many", "lore sync-runs --run-id last --limit 5", {}, "USAGE", "not with --run-id"),
     ("status", "lore sync-runs --status lost", {}, "USAGE", "succeeded"),
     ("limit", "lore sync-runs --limit 0", {}, "USAGE", "--limit"),
+    ("one and a page", "lore sync-runs --run-id last --after x", {}, "USAGE", "not with --run-id"),
+    ("a slip that writes", "lore submit --isue 7", {}, "USAGE", "did you mean --issue?"),
+    ("a retry by a slip", "lore sync-run --run-id last --retry-failed", {}, "USAGE", "did you mean sync-runs?"),
     ("retry without token", "lore sync-runs --run-id last --retry-failed", UNSET, "NO_TOKEN", "LORE_GITLAB_TOKEN="),
     ("show what", "lore show", {}, "USAGE", "REF"),
     ("show nothing", "lore show g/p", {}, "BAD_REF", "'g/p' is no REF"),
@@ -756,9 +765,73 @@ def test_a_dry_run_prints_the_plan_and_opens_nothing(
 def test_sync_runs_lists_runs(call: Caller, ledger: Ledger) -> None:
     human = call("lore sync-runs --status failed --limit 5")
 
-    assert ("list_runs", "failed", 5) in ledger.calls
+    assert ("list_runs", "failed", 6, None) in ledger.calls
     assert RUN_ID in human.out
     assert ledger.names() == ["open_ledger", "list_runs"]
+
+
+def test_a_list_is_read_page_by_page_and_the_answer_says_how(call: Caller, ledger: Ledger, seam: Any) -> None:
+    ids = [f"2026112{day}T054149.123-1a2b3c4d" for day in (5, 4, 3, 2, 1)]
+
+    def list_runs(status: str | None, limit: int, before: str | None) -> list[dict[str, Any]]:
+        return [{"run_id": one, "n": 1} for one in ids if before is None or one < before][:limit]
+
+    seam("runs", "list_runs", list_runs)
+    pages, more = [], ""
+    while True:
+        answer = json.loads(call(f"lore sync-runs --fields runs.run_id -n 2 {more}").out)
+        pages.append([run["run_id"] for run in answer["data"]["runs"]])
+        if "next" not in answer["meta"]:
+            break
+        more = f"--after {answer['meta']['next']}"
+
+    assert pages == [ids[:2], ids[2:4], ids[4:]]
+
+
+@pytest.mark.parametrize("cursor", ["x", "e30=", "\u00e9", "WzEsMl0=", "--after"])
+def test_a_cursor_of_something_else_is_refused(call: Caller, ledger: Ledger, cursor: str) -> None:
+    answer = call(f"lore sync-runs --after {cursor} --robot")
+
+    assert answer.status == Exit.USAGE
+    assert "meta.next" in answer.json["error"]["message"]
+    assert "list_runs" not in ledger.names()
+
+
+def test_a_cursor_is_of_one_list_and_not_of_another(call: Caller, ledger: Ledger, seam: Any) -> None:
+    seam("runs", "list_runs", lambda status, limit, before: [{"run_id": str(n)} for n in range(limit)])
+    following = json.loads(call("lore sync-runs --robot -n 1").out)["meta"]["next"]
+
+    assert call(f"lore sync-runs --robot -n 3 --after {following}").status == 0
+    assert call(f"lore sync-runs --robot --status failed --after {following}").status == Exit.USAGE
+
+
+def test_fields_keep_an_answer_small_and_imply_robot(call: Caller, ledger: Ledger) -> None:
+    answer = call("lore show 'group/project!12' --fields entity.title,fresh")
+
+    assert answer.json["data"] == {
+        "entity": {"title": "Fix the frobnicator"},
+        "fresh": {"observed_at": "2026-11-23T05:41:49.123Z", "settled": True},
+    }
+
+
+def test_a_field_that_no_answer_has_is_refused_before_the_work(call: Caller, ledger: Ledger) -> None:
+    answer = call("lore show 'group/project!12' --fields=entity.titel")
+
+    assert answer.status == Exit.USAGE
+    assert "title" in answer.json["error"]["message"]
+    assert ledger.calls == []
+
+
+def test_sync_run_is_read_as_sync_runs_and_a_slip_in_a_writing_command_is_not(call: Caller, ledger: Ledger) -> None:
+    human, robot = call("lore sync-run"), call("lore sync-run --robot")
+
+    assert human.err == "warning: command 'sync-run' of lore was read as sync-runs\n"
+    assert [one["code"] for one in robot.json["warnings"]] == ["CORRECTED"]
+    refused = call("lore-submit -issue 7 -p g/p")
+    assert refused.status == Exit.USAGE
+    assert "did you mean --issue?" in refused.err
+    assert "  try: lore-submit --issue 7 -p g/p\n" in refused.err
+    assert not ledger.submitted
 
 
 def test_sync_runs_shows_one_run_and_exits_0_though_it_failed(call: Caller, ledger: Ledger) -> None:

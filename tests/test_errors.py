@@ -174,8 +174,21 @@ def everywhere(action: Any, **environ: str) -> Met:
     return Met(SUBMIT, lambda world: world.fault(action), environ)
 
 
-def of_entity(action: Any, *, exit: Exit = Exit.PREFLIGHT, route: str = "/projects/:id/issues/:iid") -> Met:
-    return Met(SUBMIT, lambda world: world.fault(action, of=route), outer=["SURGICAL_PREFLIGHT_FAILED"], exit=exit)
+def of_entity(
+    action: Any,
+    *,
+    exit: Exit = Exit.PREFLIGHT,
+    route: str = "/projects/:id/issues/:iid",
+    outer: Sequence[str] = ("SURGICAL_PREFLIGHT_FAILED",),
+) -> Met:
+    return Met(SUBMIT, lambda world: world.fault(action, of=route), outer=outer, exit=exit)
+
+
+PAUSED = ("SURGICAL_PREFLIGHT_FAILED", "GITLAB_RATE_LIMITED")
+
+
+def of_list(line: str, action: Any, route: str) -> Met:
+    return Met(line, lambda world: world.fault(action, of=route))
 
 
 def two_projects(world: World) -> None:
@@ -411,6 +424,10 @@ MET: dict[str, Met] = {
     "BROKER_UNREACHABLE": Met("lore sweep", no_redis),
     "QUEUE_DEADLINE": Met(FOLLOW, unheard),
     "SURGICAL_PREFLIGHT_FAILED": Met("lore-submit --mr 1 --issue 99999"),
+    "SYNC_INCOMPLETE": of_list("lore sync", {"type": "forbidden"}, "/projects/:id/issues/:iid"),
+    "LISTING_INCOMPLETE": of_list(
+        "lore sync --prune", {"type": "page_drift", "form": "wrong_total"}, "/projects/:id/merge_requests"
+    ),
     "RUN_DEADLINE": Met(SUBMIT, lambda world: world.fault({"type": "latency", "ms": 60_000}), SHORT),
     "POISON": Met(FOLLOW, died_thrice),
     "INGEST_FAILED": Met(FOLLOW, spoilt),
@@ -438,7 +455,10 @@ MET_TOO: list[tuple[str, Met]] = [
         "GITLAB_BAD_PAYLOAD",
         of_entity({"type": "html", "form": "captive"}, route="/projects/:id/issues/:iid/discussions"),
     ),
-    ("GITLAB_RATE_LIMITED", of_entity({"type": "rate_limited", "retry_after": 3600}, exit=Exit.RATE_LIMITED)),
+    (
+        "GITLAB_RATE_LIMITED",
+        of_entity({"type": "rate_limited", "retry_after": 3600}, exit=Exit.RATE_LIMITED, outer=PAUSED),
+    ),
     ("GITLAB_UNAVAILABLE", of_entity(HOUR, exit=Exit.GITLAB)),
     ("POISON", Met(FOLLOW, lost_thrice, outer=["SURGICAL_PREFLIGHT_FAILED"], exit=Exit.PREFLIGHT)),
     ("DATABASE_UNREACHABLE", Met("lore sync-runs", environ={"LORE_DATABASE_URL": "postgresql://lore@127.0.0.1:9/x"})),

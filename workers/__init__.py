@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lore.settings import Settings
 
-QUEUES = ("preflight", "fetch", "commit", "documents", "embed")
+# What a person's run needs, and what a sync needs besides: its work has queues, and threads, of its own.
+RUN_QUEUES = ("preflight", "fetch", "commit", "documents", "embed")
+SYNC_QUEUES = ("plan", "sync_fetch", "sync_commit", "sync_documents", "sync_embed")
+QUEUES = RUN_QUEUES + SYNC_QUEUES
 
 
 def open_ledger(settings: Settings) -> None:
@@ -71,4 +74,4 @@ def open_workers(settings: Settings, *, embedded: bool | None = None) -> None:
         from workers.broker import build_broker  # noqa: PLC0415  # with Redis: 80 ms of imports
 
         dramatiq.set_broker(build_broker(settings.redis_url))
-    from workers import commit, documents, embed, preflight  # noqa: F401, PLC0415  # the actors register with the broker that is set
+    from workers import commit, documents, embed, planning, preflight  # noqa: F401, PLC0415  # the actors register with the broker that is set

@@ -14,8 +14,12 @@ from lore.core.errors import BusyError
 log = structlog.get_logger(__name__)
 
 
-def actor(queue_name: str) -> Callable[[Callable[[Any], None]], dramatiq.Actor[[Any], None]]:
-    """Declare an actor of one key on a queue."""
+# What a sync does for itself waits, in a busy worker, behind what a person waits for.
+BEHIND_PEOPLE = 10
+
+
+def actor(queue_name: str, *, priority: int = 0) -> Callable[[Callable[[Any], None]], dramatiq.Actor[[Any], None]]:
+    """Declare an actor of one key on a queue; of a worker's waiting messages the lowest priority goes first."""
 
     def declare(work: Callable[[Any], None]) -> dramatiq.Actor[[Any], None]:
         @functools.wraps(work)
@@ -25,7 +29,7 @@ def actor(queue_name: str) -> Callable[[Callable[[Any], None]], dramatiq.Actor[[
             except BusyError as error:
                 log.warning("left_to_the_sweeper", code=error.code, cause=error.message)
 
-        declared: dramatiq.Actor[[Any], None] = dramatiq.actor(queue_name=queue_name)(run)
+        declared: dramatiq.Actor[[Any], None] = dramatiq.actor(queue_name=queue_name, priority=priority)(run)
         return declared
 
     return declare

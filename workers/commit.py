@@ -13,6 +13,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 
+import peewee
 import structlog
 
 from lore.core import payloads, plan, runs, staleness
@@ -23,8 +24,8 @@ from models.content import ENTITY_TABLES, DirtySource
 from models.ledger import Run, RunEntity, RunSource
 from models.locks import Lease, ProjectLock
 from models.queue import Task, staged_bodies
-from workers import messages, moves, resources
-from workers.actors import actor
+from workers import landing, messages, moves, resources
+from workers.actors import BEHIND_PEOPLE, actor
 
 log = structlog.get_logger(__name__)
 
@@ -35,20 +36,29 @@ def commit(run_id: str) -> None:
     lease = _take_lock(run_id)
     if lease is None:
         return
-    work = _Work(run_id, lease)
-    try:
-        _write(work)
-    except _FencedOut:
-        log.warning("fenced_out", owner=lease.owner, fence=lease.fence)
-        return
-    except BusyError as error:
-        _try_again(work, error)
-        hand_over(lease.project_id, only_due=True)
-        return
-    except Exception as error:
-        log.exception("commit_failed", entity=work.entity_name)
-        _fail(work, "INGEST_FAILED", f"the commit was rolled back: {_describe(error)}")
+    is_over = False
+    while not is_over:
+        work = _Work(run_id, lease)
+        try:
+            _write(work)
+            is_over = True
+        except _FencedOut:
+            log.warning("fenced_out", owner=lease.owner, fence=lease.fence)
+            return
+        except BusyError as error:
+            _try_again(work, error)
+            hand_over(lease.project_id, only_due=True)
+            return
+        except Exception as error:
+            log.exception("commit_failed", entity=work.entity_name)
+            is_over = not _set_aside_or_fail(work, f"the commit was rolled back: {_describe(error)}")
     hand_over(lease.project_id)
+
+
+@actor("sync_commit", priority=BEHIND_PEOPLE)
+def sync_commit(run_id: str) -> None:
+    """Do the same for a sync's child."""
+    commit.fn(run_id)
 
 
 class _FencedOut(Exception):
@@ -145,6 +155,7 @@ def _write(work: _Work) -> None:
         run = Run.get_by_id(work.run_id)
         waited_ms = now_ms() - run.stage_at
         work.next_status = runs.status_after(runs.COMMITTING, moves.options_of(run))
+        landing.land(run)
         pending = RunEntity.select(RunEntity.entity_type, RunEntity.iid).where(
             RunEntity.run == work.run_id, RunEntity.status == runs.PENDING
         )
@@ -186,7 +197,8 @@ def _write_entity(work: _Work, entity: plan.Entity) -> None:
     now = now_ms()
     is_settled = staleness.is_settled(value.updated_at, observed_at)
     payload_version = staleness.Version(value.updated_at, observed_at)
-    if staleness.is_stale(payload_version, local.version if local else None, now=now):
+    was_gone_since = local is not None and local.deleted_at is not None and observed_at <= local.deleted_at
+    if was_gone_since or staleness.is_stale(payload_version, local.version if local else None, now=now):
         _end_entity(work, entity, runs.SKIPPED_STALE, is_settled=None)
         work.rows["skipped_stale"] += 1
         return
@@ -243,19 +255,20 @@ class _Local:
     entity_id: int
     version: staleness.Version
     parts: dict[str, int]
+    deleted_at: int | None
 
 
 def _local(project_id: int, entity: plan.Entity) -> _Local | None:
     table = ENTITY_TABLES[entity.entity_type]
     row = (
-        table.select(table.id, table.updated_at, table.observed_at, table.parts_observed_at)
+        table.select(table.id, table.updated_at, table.observed_at, table.parts_observed_at, table.deleted_at)
         .where(table.project == project_id, table.iid == entity.iid)
         .tuples()
         .first()
     )
     if row is None:
         return None
-    return _Local(row[0], staleness.Version(row[1], row[2]), json.loads(row[3]))
+    return _Local(row[0], staleness.Version(row[1], row[2]), json.loads(row[3]), row[4])
 
 
 def _end_entity(work: _Work, entity: plan.Entity, status: str, *, is_settled: bool | None) -> None:
@@ -284,6 +297,26 @@ def _try_again(work: _Work, error: BusyError) -> None:
         log.warning("lock_kept_to_its_end", owner=work.lease.owner)
 
 
+def _set_aside_or_fail(work: _Work, message: str) -> bool:
+    """Fail the run; of a sync's child only the entity that could not be written, and tell to write the others."""
+    if work.entity is None or not moves.is_per_entity(work.run_id):
+        _fail(work, "INGEST_FAILED", message)
+        return False
+    with write():
+        if not locks.renew(work.lease, lease_ms=resources.settings().lock_lease_ms):
+            return True  # the next try finds itself fenced out
+        moves.lock_run(work.run_id, runs.COMMITTING)
+        RunEntity.update(
+            status=runs.FAILED, error_code="INGEST_FAILED", error_message=message[:2000], updated_at=clock()
+        ).where(
+            RunEntity.run == work.run_id,
+            RunEntity.entity_type == work.entity.entity_type,
+            RunEntity.iid == work.entity.iid,
+            RunEntity.status == runs.PENDING,
+        ).execute()
+    return True
+
+
 def _fail(work: _Work, code: str, message: str) -> None:
     failures = []
     if work.entity is not None:
@@ -296,7 +329,7 @@ def _fail(work: _Work, code: str, message: str) -> None:
 
 
 def hand_over(project_id: int, *, only_due: bool = False) -> str | None:
-    """Send the project's longest waiting run, if its lock is free; return the run that was sent.
+    """Send the project's longest waiting run, a person's before a sync's, if the lock is free; return what was sent.
 
     Args:
         project_id: Our id of the project.
@@ -310,7 +343,7 @@ def hand_over(project_id: int, *, only_due: bool = False) -> str | None:
         waiting = list(
             Run.select(Run.run_id, Run.sent_at, Run.sends, Run.stage_at)
             .where(Run.project == project_id, Run.status == runs.COMMITTING)
-            .order_by(Run.stage_at, Run.run_id)
+            .order_by(peewee.Case(Run.kind, (("surgical", 0),), 1), Run.stage_at, Run.run_id)
             .tuples()
         )
     for run_id, sent_at, sends, stage_at in waiting:

@@ -19,7 +19,7 @@ from models.base import read, write
 from models.content import ENTITY_TABLES, DirtySource
 from models.ledger import Run, RunDocument, RunEntity, RunSource
 from workers import messages, moves, stages
-from workers.actors import actor
+from workers.actors import BEHIND_PEOPLE, actor
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +40,12 @@ def documents(run_id: str) -> None:
         raise
     if moved == runs.EMBEDDING:
         messages.send_run(messages.EMBED, run_id, is_adopted=True)
+
+
+@actor("sync_documents", priority=BEHIND_PEOPLE)
+def sync_documents(run_id: str) -> None:
+    """Do the same for a sync's child."""
+    documents.fn(run_id)
 
 
 def _build_all(held: stages.Held) -> str:

@@ -24,7 +24,7 @@ from models.documents import Document
 from models.ledger import RunDocument, RunEntity
 from models.vectors import Pending, Vector
 from workers import moves, resources, stages
-from workers.actors import actor
+from workers.actors import BEHIND_PEOPLE, actor
 
 if TYPE_CHECKING:
     from lore.embeddings import Embedder
@@ -53,6 +53,12 @@ def embed(run_id: str) -> None:
     except Exception as error:
         log.exception("embedding_failed")
         _fail(held, "EMBEDDING_FAILED", f"the vectors could not be made: {type(error).__name__}; content is kept")
+
+
+@actor("sync_embed", priority=BEHIND_PEOPLE)
+def sync_embed(run_id: str) -> None:
+    """Do the same for a sync's child."""
+    embed.fn(run_id)
 
 
 def _fail(held: stages.Held, code: str, message: str) -> None:

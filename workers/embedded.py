@@ -32,7 +32,7 @@ class EmbeddedBroker(StubBroker):
 
     Attributes:
         is_worked: A worker of this process listens; else a message sent here would be heard by nobody.
-        only_run_id: The one run this process works for; None: every run of the ledger.
+        only_run_id: The one run this process works for, with its children if it is a sync; None: every run.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,8 @@ class EmbeddedBroker(StubBroker):
 
     def may_send(self, run_id: str) -> bool:
         """Tell whether messages of this run are for this process."""
-        return self.is_worked and self.only_run_id in (None, run_id)
+        is_mine = self.only_run_id in (None, run_id) or run_id.startswith(f"{self.only_run_id}.")
+        return self.is_worked and is_mine
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 100) -> Any:
         """Create a consumer that keeps no dead letters."""

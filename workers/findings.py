@@ -21,13 +21,16 @@ BATCH: Final = 200
 
 @dataclass(frozen=True)
 class Scope:
-    """Which runs are looked at; None: all of them."""
+    """Which runs are looked at: one with the children of its sync; None: all of them."""
 
     only_run_id: str | None = None
 
     def of(self, field: Any) -> list[Any]:
         """Return the condition on a column that holds a run id."""
-        return [] if self.only_run_id is None else [field == self.only_run_id]
+        if self.only_run_id is None:
+            return []
+        is_child = peewee.fn.SUBSTR(field, 1, len(self.only_run_id) + 1) == f"{self.only_run_id}."
+        return [(field == self.only_run_id) | is_child]
 
 
 def outlook(*, queue_deadline_ms: int, ledger_keep_ms: int) -> dict[str, int]:
@@ -44,6 +47,10 @@ def outlook(*, queue_deadline_ms: int, ledger_keep_ms: int) -> dict[str, int]:
             "fetch_sent": len(due_tasks(scope)),
             "preflight_ended": len(finished_preflights(scope)),
             "commit_sent": sum(is_lock_free(project_id, now) for project_id in waiting_projects(scope)),
+            "plan_sent": sum(
+                (until is None or until < now) and is_due(sent_at, sends, now)
+                for _, _, until, sent_at, sends in walking(scope)
+            ),
             "stage_sent": sum(is_due(sent_at, sends, now) for _, _, sent_at, sends, _ in idle_stages(scope)),
             "left_open": len(left_open(scope)),
             "forgotten": len(old_runs(ledger_keep_ms)),
@@ -127,6 +134,13 @@ def is_lock_free(project_id: int, now: int) -> bool:
     """Tell whether nobody holds the project's lock, or its lease is over."""
     lock = ProjectLock.get_or_none(ProjectLock.project == project_id)
     return lock is None or lock.owner is None or lock.until < now
+
+
+def walking(scope: Scope) -> list[tuple[str, int, int | None, int | None, int]]:
+    """Return (run_id, stage_at, stage_until, sent_at, sends) of syncs under way."""
+    columns = (Run.run_id, Run.stage_at, Run.stage_until, Run.sent_at, Run.sends)
+    under_way = Run.select(*columns).where(Run.status == runs.WALKING, *scope.of(Run.run_id))
+    return list(under_way.order_by(Run.created_at).limit(BATCH).tuples())
 
 
 def idle_stages(scope: Scope) -> list[tuple[str, str, int | None, int, int]]:

@@ -26,6 +26,7 @@ FETCH = "fetch"
 COMMIT = "commit"
 DOCUMENTS = "documents"
 EMBED = "embed"
+PLAN = "plan_sync"
 
 # Who moves on a run that is in this status; a queued one is begun by whoever does its first stage.
 ACTORS: Mapping[str, str] = {
@@ -33,11 +34,14 @@ ACTORS: Mapping[str, str] = {
     runs.COMMITTING: COMMIT,
     runs.DOCUMENTS: DOCUMENTS,
     runs.EMBEDDING: EMBED,
+    runs.WALKING: PLAN,
 }
+# What a sync's children wait for in queues of their own, behind a person's runs.
+_BEHIND_PEOPLE = (FETCH, COMMIT, DOCUMENTS, EMBED)
 
 
 def first_actor(options: str) -> str:
-    """Return who begins a queued run with these options: a resumed one does not begin with its preflight."""
+    """Return who begins a queued run with these options: a resumed one, or a sync, does not begin with a preflight."""
     return ACTORS[json.loads(options).get("starts_at", runs.PREFLIGHT)]
 
 
@@ -97,8 +101,16 @@ def send_fetches(run_id: str, task_ids: Iterable[int]) -> bool:
     return True
 
 
+def wake_sync(run_id: str) -> None:
+    """Tell a sync that one of its children got on; a lost call only costs the time until a sweeper looks."""
+    if is_ours(run_id):
+        _send(PLAN, run_id, run_id=run_id)
+
+
 def _send(actor_name: str, key: str | int, *, run_id: str) -> bool:
     broker = dramatiq.get_broker()
+    if runs.is_child(run_id) and actor_name in _BEHIND_PEOPLE:
+        actor_name = f"sync_{actor_name}"
     actor = broker.get_actor(actor_name)
     try:
         broker.enqueue(actor.message_with_options(args=(key,), run_id=run_id))

@@ -21,6 +21,7 @@ from models.base import clock, database
 from models.ledger import Project, ProjectPath, Run, RunEntity, RunEvent
 from models.locks import ProjectLock
 from models.queue import StagedPayload, Task, staged_bodies
+from workers import landing
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,8 @@ def end_preflight(run_id: str) -> str | None:
     if verdict.status == runs.PREFLIGHT:
         return None
     if verdict.status == runs.COMMITTING:
+        # A sync's child: what could not be fetched keeps nobody else out.
+        _mark_failed(run_id, verdict.failures)
         moved = _move(
             run_id,
             runs.COMMITTING,
@@ -169,21 +172,15 @@ def settle(
     )
     if not ended:
         return False
-    for failure in failures:
-        RunEntity.update(
-            status=runs.FAILED, error_code=failure.code, error_message=_bounded(failure.message), updated_at=clock()
-        ).where(
-            RunEntity.run == run_id,
-            RunEntity.entity_type == failure.entity_type,
-            RunEntity.iid == failure.iid,
-            RunEntity.status == runs.PENDING,
-        ).execute()
+    _mark_failed(run_id, failures)
     RunEntity.update(status=runs.OK if status == runs.SUCCEEDED else runs.ABORTED, updated_at=clock()).where(
         RunEntity.run == run_id, RunEntity.status == runs.PENDING
     ).execute()
     abort_tasks(run_id, reason=reason)
     drop_staged(run_id)
     run = Run.get_by_id(run_id)
+    landing.ended(run)
+    _end_children(run_id)
     record(run_id, status, stage=run.stage, code=error_code, message=_bounded(error_message))
     _log_once_committed(
         "run_ended",
@@ -195,6 +192,27 @@ def settle(
         ms=run.finished_at - run.created_at,
     )
     return True
+
+
+def _mark_failed(run_id: str, failures: Sequence[Failure]) -> None:
+    for failure in failures:
+        RunEntity.update(
+            status=runs.FAILED, error_code=failure.code, error_message=_bounded(failure.message), updated_at=clock()
+        ).where(
+            RunEntity.run == run_id,
+            RunEntity.entity_type == failure.entity_type,
+            RunEntity.iid == failure.iid,
+            RunEntity.status == runs.PENDING,
+        ).execute()
+
+
+def _end_children(run_id: str) -> None:
+    """Cancel what a sync that ends leaves open: nobody would count it any more."""
+    children = Run.select(Run.run_id).where(
+        Run.parent_run_id == run_id, Run.status.in_(runs.OPEN_STATUSES), Run.retry_of.is_null()
+    )
+    for child in [row[0] for row in children.order_by(Run.run_id).tuples()]:
+        settle(child, runs.CANCELLED, error_code="RUN_CANCELLED", error_message=f"its sync {run_id} ended")
 
 
 def abort_tasks(run_id: str, *, reason: str, entity_type: str | None = None, iid: int | None = None) -> None:
@@ -222,9 +240,12 @@ def fail_task(task_id: int, run_id: str, entity_type: str, iid: int, *, code: st
 
 
 def is_lock_of(run_id: str) -> tuple[peewee.Expression, ...]:
-    """Return the condition under which a project's lock is held by a delivery of this run (`run_id/…`)."""
+    """Return the condition under which a project's lock is held by a delivery of this run, or of a child of it.
+
+    An owner is `run_id/…`, and a child's id is its parent's with a dot and a number.
+    """
     # SUBSTR and not LIKE, which has two dialects, nor a range, which depends on the collation.
-    return (peewee.fn.SUBSTR(ProjectLock.owner, 1, len(run_id) + 1) == f"{run_id}/",)
+    return (peewee.fn.SUBSTR(ProjectLock.owner, 1, len(run_id) + 1).in_((f"{run_id}/", f"{run_id}.")),)
 
 
 def _log_once_committed(event: str, **values: Any) -> None:
@@ -255,13 +276,36 @@ def task_states(run_id: str) -> list[runs.TaskState]:
     return [runs.TaskState(*row) for row in Task.select(*columns).where(Task.scope_run == run_id).tuples()]
 
 
+def is_per_entity(run_id: str) -> bool:
+    """Tell whether what fails of the run keeps the rest of it from nothing: it is part of a sync."""
+    return bool(Run.select().where(Run.run_id == run_id, Run.kind == "incremental").exists())
+
+
+def fail_entities(run_id: str, failures: Sequence[Failure]) -> str | None:
+    """Fail entities of a sync's child whose preflight took too long, and move the others on; its row is locked."""
+    for failure in failures:
+        Task.update(
+            status=runs.FAILED,
+            error_code=failure.code,
+            error_message=_bounded(failure.message),
+            claimed_by=None,
+            claimed_until=None,
+        ).where(
+            Task.scope_run == run_id,
+            Task.entity_type == failure.entity_type,
+            Task.iid == failure.iid,
+            Task.status.in_(runs.OPEN_TASKS),
+        ).execute()
+    return end_preflight(run_id)
+
+
 def _confirm_project(run: Run, options: dict[str, Any]) -> None:
     """Bind the run to the project that GitLab answered with, and fail the entities that are of another one."""
     task = Task.get_or_none(Task.scope_run == run.run_id, Task.entity_type == PROJECT, Task.status == runs.DONE)
     gitlab_id = Project.select(Project.gitlab_id).where(Project.project_id == run.project_id).scalar()
     if task is not None:
         body = b"".join(staged_bodies(task.id, task.claim_no))
-        gitlab_id = _bind_project(run, payloads.decode_project(body), options["project"])
+        gitlab_id = bind_project(run, payloads.decode_project(body), options["project"])
     strangers = Task.select(Task.id, Task.entity_type, Task.iid).where(
         Task.scope_run == run.run_id, Task.status == runs.DONE, Task.found_project_id != gitlab_id
     )
@@ -272,7 +316,8 @@ def _confirm_project(run: Run, options: dict[str, Any]) -> None:
         ).execute()
 
 
-def _bind_project(run: Run, answer: payloads.Project, asked: str) -> int:
+def bind_project(run: Run, answer: payloads.Project, asked: str) -> int:
+    """Bind a run, whose row is locked, to the project that GitLab answered with; return its numeric id."""
     gitlab_url = Project.select(Project.gitlab_url).where(Project.project_id == run.project_id).scalar()
     known = {
         "path_with_namespace": answer.path_with_namespace,

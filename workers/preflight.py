@@ -20,9 +20,9 @@ from lore.core.errors import BusyError, LoreError, PassingError, RefusedError, S
 from lore.gitlab import GitLab, check_entity, check_project, project_segment
 from models.base import clock, now_ms, read, write
 from models.ledger import Project, Run
-from models.queue import Claim, Task, claim, drop_pages, is_held, pause_host, paused_until, renew, stage_page
-from workers import messages, moves, resources
-from workers.actors import actor
+from models.queue import Claim, Task, claim, drop_pages, is_held, pause_host, renew, stage_page
+from workers import messages, moves, politeness, resources
+from workers.actors import BEHIND_PEOPLE, actor
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,6 @@ T = TypeVar("T")
 
 # A wait shorter than this is spent inside the claim; a longer one is written into the row.
 INLINE_WAIT_MS = 1_000
-_PAUSED = PassingError("GITLAB_RATE_LIMITED", "GitLab asks to wait: every request to it is paused")
 
 
 @actor("preflight")
@@ -60,13 +59,18 @@ def preflight(run_id: str) -> None:
 def fetch(task_id: int) -> None:
     """Read one endpoint of one entity to its last page, and move the run on if that was its last open task."""
     settings = resources.settings()
-    held = claim(task_id, by=resources.whoami(), lease_ms=settings.claim_lease_ms)
+    held = claim(
+        task_id,
+        by=resources.whoami(),
+        lease_ms=settings.claim_lease_ms,
+        gitlab_url=settings.gitlab_url,
+        most=settings.gitlab_concurrency,
+    )
     if held is None:
         return
     structlog.contextvars.bind_contextvars(run_id=held.run_id, entity=_entity(held), job=held.job_type)
     try:
-        with read():
-            _heed_pause()
+        politeness.heed()
         fetched = _fetch(held)
     except _ClaimLost:
         log.info("claim_lost", claim_no=held.claim_no)
@@ -89,6 +93,12 @@ def fetch(task_id: int) -> None:
     except BusyError:
         _give_back(held)
         raise
+
+
+@actor("sync_fetch", priority=BEHIND_PEOPLE)
+def sync_fetch(task_id: int) -> None:
+    """Do the same for a sync's child."""
+    fetch.fn(task_id)
 
 
 class _ClaimLost(Exception):
@@ -216,13 +226,7 @@ def _renew(held: Claim) -> None:
     with write():
         if not renew(held, lease_ms=settings.claim_lease_ms):
             raise _ClaimLost
-        _heed_pause()
-
-
-def _heed_pause() -> None:
-    until = paused_until(resources.settings().gitlab_url)
-    if until is not None:
-        raise PassingError(_PAUSED.code, _PAUSED.message, retry_after_s=(until - now_ms()) / 1000)
+        politeness.heed_in_transaction()
 
 
 def _stage(held: Claim, page: int, body: bytes) -> None:
@@ -251,6 +255,7 @@ def _finish(held: Claim, fetched: _Fetched) -> None:
             log.info("claim_lost", claim_no=held.claim_no)
             return
         stage_page(held, *fetched.last_page)
+        politeness.note_limits()
         moves.record(
             held.run_id,
             "fetched",
@@ -271,11 +276,13 @@ def _finish(held: Claim, fetched: _Fetched) -> None:
 def _wait_or_fail(held: Claim, error: PassingError) -> None:
     """Write the wait into the row, for a sweeper to send the task again; a wait past the deadline fails at once."""
     wait_ms = runs.retry_wait_ms(held.tries, error.retry_after_s, jitter=random.random())
+    if error.pauses_host:
+        # By itself and first: everybody waits for it, whatever became of this run.
+        with write():
+            pause_host(resources.settings().gitlab_url, wait_ms)
     with write():
         if not moves.lock_run(held.run_id, runs.PREFLIGHT):
             return
-        if error.pauses_host:
-            pause_host(resources.settings().gitlab_url, wait_ms)
         deadline_at = Run.select(Run.deadline_at).where(Run.run_id == held.run_id).scalar()
         next_at = now_ms() + wait_ms
         if deadline_at is None or next_at < deadline_at:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import dramatiq
 import peewee
 import structlog
 
@@ -92,7 +93,17 @@ def retry(run_id: str) -> Submitted:
             raise UsageError("NOTHING_TO_RETRY", f"every entity of run {run_id} ended ok or skipped", run_id=run_id)
         asked = json.loads(run.options)["project"]
         options = replace(moves.options_of(run), starts_at=rules.resume_at(ended))
-        opened = _open_run(project.gitlab_url, asked, scope, options, "retry", retry_of=run_id)
+        opened = _open_run(
+            project.gitlab_url,
+            asked,
+            scope,
+            options,
+            "retry",
+            retry_of=run_id,
+            kind="surgical" if run.kind == "surgical" else "incremental",
+            # What is left of a sync stays its matter: what fails again is a debt again, and keeps nobody else out.
+            parent_run_id=None if run.kind == "surgical" else run.parent_run_id or run_id,
+        )
     log.info("run_opened", run_id=opened.run_id, retry_of=run_id, entities=len(scope), trigger="retry")
     return _sent(opened, project.path_with_namespace)
 
@@ -149,13 +160,14 @@ def find_run(text: str) -> str:
         UsageError: AMBIGUOUS_RUN.
     """
     with read():
-        # Ids sort by time.
-        newest = Run.select(Run.run_id).order_by(Run.run_id.desc())
+        exact = Run.select(Run.run_id).where(Run.run_id == text).scalar()
+        if exact is not None:
+            return str(exact)
+        # Ids sort by time; a sync's children are named in full.
+        newest = Run.select(Run.run_id).where(_is_asked_for()).order_by(Run.run_id.desc())
         # SUBSTR and not LIKE: its wildcards are legal characters of an argument.
         fitting = newest if text == "last" else newest.where(peewee.fn.SUBSTR(Run.run_id, 1, len(text)) == text)
         found = [row[0] for row in fitting.limit(1 if text == "last" else 3).tuples()]
-    if text in found:
-        return text
     if not found or not text:
         raise NotFoundError("RUN_NOT_FOUND", f"no run {text!r} in the ledger")
     if len(found) > 1:
@@ -196,13 +208,26 @@ def read_run(run_id: str) -> dict[str, Any]:
         return _views([Run.get_by_id(run_id)])[0]
 
 
-def list_runs(status: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
-    """Return `data.run` of the newest runs, newest first."""
+def list_runs(status: str | None = None, limit: int = 20, before: str | None = None) -> list[dict[str, Any]]:
+    """Return `data.run` of the newest runs, newest first.
+
+    Args:
+        status: Only runs with this status.
+        limit: At most so many.
+        before: Only runs older than this one; a run's id begins with when it was created.
+    """
     with read():
-        query = Run.select().limit(limit)
+        query = Run.select().where(_is_asked_for()).limit(limit)
+        if before is not None:
+            query = query.where(Run.run_id < before)
         if status is None:
             return _views(list(query.order_by(Run.run_id.desc())))
-        return _views(list(query.where(Run.status == status).order_by(Run.created_at.desc())))
+        return _views(list(query.where(Run.status == status).order_by(Run.created_at.desc(), Run.run_id.desc())))
+
+
+def _is_asked_for() -> Any:
+    """Return the condition under which somebody asked for the run: a sync's children are part of it."""
+    return Run.parent_run_id.is_null() | Run.retry_of.is_null(False)
 
 
 def read_entities(run_id: str) -> list[dict[str, Any]]:
@@ -264,6 +289,9 @@ def error_of(run_id: str) -> RunError | None:
             .order_by(RunEntity.entity_type, RunEntity.iid)
         ]
         total = RunEntity.select().where(RunEntity.run == run_id).count()
+    if run.status == rules.SUCCEEDED and failures:
+        message = f"{len(failures)} of {total} entities could not be brought; the others were"
+        return RunError("SYNC_INCOMPLETE", message, run_id=run_id, total=total, failures=failures)
     if run.status not in (rules.FAILED, rules.CANCELLED):
         return None
     code = run.error_code or "INTERNAL"
@@ -277,13 +305,22 @@ def error_of(run_id: str) -> RunError | None:
     )
 
 
-def has_live_worker() -> bool:
-    """Tell whether the workers that listen on this Redis serve every queue between them."""
-    from workers import QUEUES  # noqa: PLC0415  # a door may import this module without the actors
+def count_workers() -> int:
+    """Return how many worker processes live; without Redis, this one."""
+    if getattr(dramatiq.get_broker(), "client", None) is None:
+        return 1
+    from workers.broker import live_workers  # noqa: PLC0415  # redis is not imported without it
+
+    return len(live_workers())
+
+
+def has_live_worker(*, for_sync: bool = False) -> bool:
+    """Tell whether the workers that listen on this Redis serve every queue of a run, or of a sync, between them."""
+    from workers import RUN_QUEUES, SYNC_QUEUES  # noqa: PLC0415  # a door may import this module without the actors
     from workers.broker import live_workers  # noqa: PLC0415  # redis is not imported without it
 
     served = {queue for worker in live_workers() for queue in worker.rsplit(" ", 1)[-1].split(",")}
-    return served.issuperset(QUEUES)
+    return served.issuperset(SYNC_QUEUES if for_sync else RUN_QUEUES)
 
 
 def iso(at_ms: int | None) -> str | None:
@@ -314,9 +351,11 @@ def _open_run(
     *,
     is_to_be_sent: bool = True,
     retry_of: str | None = None,
+    kind: str = "surgical",
+    parent_run_id: str | None = None,
 ) -> _Opened:
     now = now_ms()
-    row = _find_or_add_project(gitlab_url, project)
+    row = find_or_add_project(gitlab_url, project)
     is_known = row.gitlab_id is not None and (row.confirmed_at or 0) > now - CONFIRMED_FOR_MS
     run_id = new_run_id(now)
     is_resumed = options.starts_at != rules.PREFLIGHT
@@ -324,7 +363,8 @@ def _open_run(
     Run.insert(
         run_id=run_id,
         project=row.project_id,
-        kind="surgical",
+        kind=kind,
+        parent_run_id=parent_run_id,
         mode=options.mode,
         status=rules.QUEUED,
         stage=options.starts_at,
@@ -372,12 +412,18 @@ def _open_run(
 
 
 def _take_over_scope(earlier: str, run_id: str, project_id: int, entities: Sequence[Entity]) -> None:
-    """Give a resumed run the sources and documents that the earlier one had of these entities, and no others."""
+    """Give a resumed run the sources and documents that the earlier one had of these entities, and no others.
+
+    What a sync had is its children's.
+    """
+    those = Run.select(Run.run_id).where((Run.run_id == earlier) | (Run.parent_run_id == earlier))
     for entity in entities:
         table = ENTITY_TABLES[entity.entity_type]
         entity_id = table.select(table.id).where(table.project == project_id, table.iid == entity.iid).scalar()
-        sources = RunSource.select(RunSource.dirty_source_id).where(
-            RunSource.run == earlier, RunSource.source_type == entity.entity_type, RunSource.source_id == entity_id
+        sources = (
+            RunSource.select(RunSource.dirty_source_id)
+            .where(RunSource.run.in_(those), RunSource.source_type == entity.entity_type)
+            .where(RunSource.source_id == entity_id)
         )
         insert_in_chunks(
             RunSource,
@@ -393,9 +439,10 @@ def _take_over_scope(earlier: str, run_id: str, project_id: int, entities: Seque
         )
         built = (
             RunDocument.select(RunDocument.document_id)
+            .distinct()
             .join(Document, on=(Document.id == RunDocument.document_id))
             .where(
-                RunDocument.run == earlier,
+                RunDocument.run.in_(those),
                 Document.entity_type == entity.entity_type,
                 Document.entity_id == entity_id,
             )
@@ -411,7 +458,8 @@ def new_run_id(now: int) -> str:
     return f"{at:%Y%m%dT%H%M%S}.{now % 1000:03d}-{secrets.token_hex(4)}"
 
 
-def _find_or_add_project(gitlab_url: str, asked: str) -> Project:
+def find_or_add_project(gitlab_url: str, asked: str) -> Project:
+    """Return the project of a path or a numeric id, written if it is new, in the caller's transaction."""
     found: Project | None
     if asked.isdigit():
         found = Project.get_or_none(Project.gitlab_url == gitlab_url, Project.gitlab_id == int(asked))
@@ -433,20 +481,52 @@ def _find_or_add_project(gitlab_url: str, asked: str) -> Project:
 def _views(found: Sequence[Run]) -> list[dict[str, Any]]:
     ids = [run.run_id for run in found]
     entities = _entities_by_run(ids)
-    sources = Counter(
-        dict(
-            RunSource.select(RunSource.run, peewee.fn.COUNT(RunSource.dirty_source_id))
-            .where(RunSource.run.in_(ids))
-            .group_by(RunSource.run)
-            .tuples()
-        )
-    )
+    made = _made(ids)
     paths = dict(
         Project.select(Project.project_id, Project.path_with_namespace)
         .where(Project.project_id.in_([run.project_id for run in found]))
         .tuples()
     )
-    return [_view(run, paths[run.project_id], entities.get(run.run_id, []), sources[run.run_id]) for run in found]
+    syncs = [run.run_id for run in found if run.kind != "surgical" and run.parent_run_id is None]
+    children = _children_counts(syncs)
+    made.update(_made(syncs, owner=Run.parent_run_id))
+    return [
+        _view(run, paths[run.project_id], entities.get(run.run_id, []), made[run.run_id], children[run.run_id])
+        for run in found
+    ]
+
+
+def _made(ids: Sequence[str], *, owner: peewee.Field = Run.run_id) -> defaultdict[str, Counter[str]]:
+    """Return what was made of each run's content, or of that of its children, by the counts that say so."""
+    made: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    sources = RunSource.select(owner, peewee.fn.COUNT(RunSource.dirty_source_id)).join(Run)
+    for run_id, count in sources.where(owner.in_(ids), _is_first(owner)).group_by(owner).tuples():
+        made[run_id]["dirty_sources"] = count
+    for run_id, counters in Run.select(owner, Run.counters).where(owner.in_(ids), _is_first(owner)).tuples():
+        known = json.loads(counters)
+        made[run_id].update({name: known.get(name, 0) for name in ("documents_regenerated", "documents_embedded")})
+    return made
+
+
+def _is_first(owner: peewee.Field) -> Any:
+    # A retry of a sync is a run of its own, that somebody asked for.
+    return owner.is_null(False) if owner is Run.run_id else Run.retry_of.is_null()
+
+
+def _children_counts(ids: Iterable[str]) -> defaultdict[str, Counter[str]]:
+    """Return how many entities of each sync's children are in each status; what failed is the sync's own to say."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    is_behind = (Run.status == rules.FAILED) & RunEntity.stage.in_(rules.BEHIND_COMMIT)
+    is_owed = (RunEntity.status == rules.FAILED) | ((RunEntity.status == rules.ABORTED) & is_behind)
+    rows = (
+        RunEntity.select(Run.parent_run_id, RunEntity.status, peewee.fn.COUNT(RunEntity.id))
+        .join(Run, on=(Run.run_id == RunEntity.run))
+        .where(Run.parent_run_id.in_(list(ids)), Run.retry_of.is_null(), ~is_owed)
+        .group_by(Run.parent_run_id, RunEntity.status)
+    )
+    for run_id, status, count in rows.tuples():
+        counts[run_id][status] += count
+    return counts
 
 
 def _entities_by_run(ids: Iterable[str]) -> dict[str, list[tuple[str, int, str]]]:
@@ -461,9 +541,10 @@ def _entities_by_run(ids: Iterable[str]) -> dict[str, list[tuple[str, int, str]]
     return found
 
 
-def _view(run: Run, project: str, entities: Sequence[tuple[str, int, str]], dirty_sources: int) -> dict[str, Any]:
-    statuses = Counter(status for _, _, status in entities)
-    counters = json.loads(run.counters)
+def _view(
+    run: Run, project: str, entities: Sequence[tuple[str, int, str]], made: Counter[str], children: Counter[str]
+) -> dict[str, Any]:
+    statuses = Counter(status for _, _, status in entities) + children
 
     def iids(status: str) -> list[list[Any]]:
         return [[entity_type, iid] for entity_type, iid, its in entities if its == status]
@@ -480,14 +561,14 @@ def _view(run: Run, project: str, entities: Sequence[tuple[str, int, str]], dirt
         "error_code": run.error_code,
         "error_message": run.error_message,
         "counts": {
-            "total": len(entities),
+            "total": statuses.total(),
             "ok": statuses[rules.OK],
             "failed": statuses[rules.FAILED],
             "skipped_stale": statuses[rules.SKIPPED_STALE],
             "aborted": statuses[rules.ABORTED],
-            "dirty_sources": dirty_sources,
-            "documents_regenerated": counters.get("documents_regenerated", 0),
-            "documents_embedded": counters.get("documents_embedded", 0),
+            "dirty_sources": made["dirty_sources"],
+            "documents_regenerated": made["documents_regenerated"],
+            "documents_embedded": made["documents_embedded"],
         },
         "failed_iids": iids(rules.FAILED),
         "skipped_stale_iids": iids(rules.SKIPPED_STALE),

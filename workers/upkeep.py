@@ -15,7 +15,7 @@ import structlog
 
 from lore.core import runs
 from lore.core.errors import BusyError, StorageError
-from models.base import clock, disconnect, now_ms, read, storage_errors, write
+from models.base import clock, database, disconnect, now_ms, read, storage_errors, write
 from models.ledger import Run, RunEntity
 from models.queue import Task
 from workers import findings, messages, moves, resources, stages
@@ -23,6 +23,9 @@ from workers.commit import hand_over
 from workers.findings import Scope
 
 log = structlog.get_logger(__name__)
+
+# A sync that is worked on says so: whoever would begin another one, or take it over, looks at it.
+_SIGN_EVERY_MS = 1_000
 
 
 def sweep(*, only_run_id: str | None = None) -> dict[str, int]:
@@ -139,6 +142,11 @@ def _fail_overdue(run_id: str, status: str, stage: str, after_s: float, *still: 
         pending = stages.pending_in(run_id, stage=stage) if status in (runs.DOCUMENTS, runs.EMBEDDING) else ()
         states = moves.task_states(run_id)
         verdict = runs.judge_overdue(states, status=status, stage=stage, after_s=after_s, pending=pending)
+        if status == runs.PREFLIGHT and verdict.failures and moves.is_per_entity(run_id):
+            moved = moves.fail_entities(run_id, verdict.failures)
+            if moved == runs.COMMITTING:
+                database.after_commit(lambda: messages.send_run(messages.COMMIT, run_id))
+            return moved is not None
         return moves.settle(
             run_id,
             runs.FAILED,
@@ -220,6 +228,24 @@ def _send_commits(scope: Scope) -> Iterable[str]:
             yield "commit_sent"
 
 
+def _send_plans(scope: Scope) -> Iterable[str]:
+    """walking: nobody plans it, and the time to look again has come → send; who would do it says that he is there."""
+    with read():
+        now = now_ms()
+        walking = findings.walking(scope)
+    for run_id, stage_at, stage_until, sent_at, sends in walking:
+        if not messages.is_ours(run_id):
+            continue
+        if stage_at + _SIGN_EVERY_MS < now:
+            with write():
+                Run.update(stage_at=clock()).where(Run.run_id == run_id, Run.status == runs.WALKING).execute()
+        is_due = (stage_until is None or stage_until < now) and findings.is_due(sent_at, sends, now)
+        if is_due and messages.mark_run_sent(run_id, runs.WALKING, sent_at):
+            if not messages.send_run(messages.PLAN, run_id):
+                return
+            yield "plan_sent"
+
+
 def _send_stages(scope: Scope) -> Iterable[str]:
     """documents, embedding: nobody's, and never sent or sent long ago → send."""
     with read():
@@ -276,6 +302,7 @@ _RULES: tuple[Callable[[Scope], Iterable[str]], ...] = (
     _send_tasks,
     _end_preflights,
     _send_commits,
+    _send_plans,
     _send_stages,
     _tidy,
     _forget_old,

@@ -140,7 +140,9 @@ CODES: dict[str, Code] = {
     "NOT_IN_MIRROR": Code("the mirror does not hold this yet", Exit.NOT_FOUND, ("lore-submit {ref} --wait",)),
     "EMPTY_MIRROR": Code("there is nothing to search yet", Exit.NOT_FOUND, ("lore-submit --help", "lore docs")),
     "GITLAB_NOT_FOUND": Code(
-        "GitLab has no such issue or merge request, or the token cannot see it (404)", Exit.NOT_FOUND, ("lore doctor",)
+        "GitLab has no such issue or merge request, or the token cannot see it (404)",
+        Exit.NOT_FOUND,
+        ("lore doctor", "lore sync --prune"),
     ),
     # GitLab
     "GITLAB_RATE_LIMITED": Code("GitLab asks to wait (429)", Exit.RATE_LIMITED, (_RETRY,)),
@@ -165,6 +167,12 @@ CODES: dict[str, Code] = {
     # how a run ended
     "SURGICAL_PREFLIGHT_FAILED": Code(
         "at least one entity could not be fetched, so nothing was written", Exit.PREFLIGHT, (_LOOK, _RETRY)
+    ),
+    "SYNC_INCOMPLETE": Code(
+        "entities that failed in an incremental sync have not landed since", Exit.PREFLIGHT, (_LOOK, _RETRY)
+    ),
+    "LISTING_INCOMPLETE": Code(
+        "a listing that does not prove itself complete may delete nothing", Exit.GITLAB, ("lore sync --prune",)
     ),
     "RUN_DEADLINE": Code("the run's stage took longer than LORE_RUN_DEADLINE", Exit.PREFLIGHT, (_LOOK, _RETRY)),
     "POISON": Code("whoever worked on it died or was lost, three times", Exit.INGEST, (_LOOK, _RETRY)),

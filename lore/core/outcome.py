@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from lore.core.errors import CODES, Exit, LoreError, RunError, UsageError
+from lore.core.fields import Fields, select
 from lore.core.plan import Entity, api_path, endpoint_of, plan_tasks
 from lore.core.runs import RunOptions
 
@@ -18,11 +19,13 @@ WARNINGS: Final[dict[str, str]] = {
     "OPEN_SETTINGS_FILE": "a password in a settings file that others can read",
     "BROKER_UNREACHABLE": "Redis does not answer: the run stays queued and is sent later",
     "NO_LIVE_WORKER": "no worker is there to take the run",
+    "SYNC_ACTIVE": "a sync of the project is under way already, so nothing was begun",
     "EMBEDDINGS_OFF": "embeddings are off, so only words were searched",
     "NO_VECTORS": "no document has a vector yet, so only words were searched",
     "OTHER_MODEL": "documents were embedded with another model, and are not found by their meaning",
     "SEARCHED_IN_PART": "a query without a word was looked for in the newest documents only",
     "LEFT_QUEUED": "the run was written and waits for a worker",
+    "CORRECTED": "a mistyped command or option was read as the only one it can mean",
     "NO_BROWSER": "no browser could be opened for --open",
 }
 
@@ -37,11 +40,12 @@ class Warned:
 
 @dataclass(frozen=True)
 class Meta:
-    """What is said about the call itself."""
+    """What is said about the call itself; `next` asks for the next page of a list, None where there is none."""
 
     command: str
     version: str
     elapsed_ms: int
+    next: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,11 @@ class Outcome:
     warnings: Sequence[Warned] = ()
 
 
-def success(outcome: Outcome, *, meta: Meta) -> dict[str, Any]:
-    """Return the robot's answer of a command that could do its work."""
+def success(outcome: Outcome, *, meta: Meta, fields: Fields | None = None) -> dict[str, Any]:
+    """Return the robot's answer of a command that could do its work, with all of its data or these fields of it."""
     return {
         "ok": True,
-        "data": dict(outcome.data),
+        "data": select(outcome.data, fields),
         "warnings": [{"code": warned.code, "message": warned.message} for warned in outcome.warnings],
         "meta": _meta(meta),
     }
@@ -153,4 +157,5 @@ def meaning_of(code: str) -> str:
 
 
 def _meta(meta: Meta) -> dict[str, Any]:
-    return {"command": meta.command, "version": meta.version, "elapsed_ms": meta.elapsed_ms}
+    said: dict[str, Any] = {"command": meta.command, "version": meta.version, "elapsed_ms": meta.elapsed_ms}
+    return said if meta.next is None else said | {"next": meta.next}

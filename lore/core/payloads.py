@@ -453,6 +453,12 @@ class _PlainId(Struct):
     id: int | str
 
 
+class _Listed(Struct, frozen=True):
+    iid: int
+    project_id: int
+    updated_at: Milliseconds
+
+
 class _Paths(Struct):
     old_path: str
     new_path: str
@@ -564,6 +570,16 @@ def identity(job_type: str, item: Any) -> str:
     if job_type == LINKS and isinstance(item.issue_link_id, int):
         return f"link {item.issue_link_id}"
     return str(item.id)
+
+
+def decode_listing(body: bytes) -> list[tuple[int, int, int]]:
+    """Return (iid, project_id, updated_at) of each row of a project's list of issues or merge requests.
+
+    Raises:
+        RefusedError: GITLAB_BAD_PAYLOAD.
+        PassingError: GITLAB_BROKEN_ANSWER, the body broke off.
+    """
+    return [(row.iid, row.project_id, int(row.updated_at)) for row in _checked(_LISTING, body, "list")]
 
 
 def decode_version(body: bytes) -> ServerVersion:
@@ -742,6 +758,7 @@ _LINK: Final = _decoder(EntityLink)
 _VERSION: Final = _decoder(ServerVersion)
 _TOKEN: Final = _decoder(TokenInfo)
 _RAWS: Final = _decoder(list[Raw])
+_LISTING: Final = _decoder(list[_Listed])
 
 _ITEMS: Final[dict[str, Callable[[Raw, str], Any]]] = {
     DISCUSSIONS: _decode_discussion,

@@ -34,6 +34,7 @@ STAGE_INGEST: Final = "ingest"
 STAGE_DOCUMENTS: Final = "documents"
 STAGE_EMBEDDING: Final = "embedding"
 STAGES: Final = (STAGE_PREFLIGHT, STAGE_INGEST, STAGE_DOCUMENTS, STAGE_EMBEDDING)
+BEHIND_COMMIT: Final = (STAGE_DOCUMENTS, STAGE_EMBEDDING)
 
 # The statuses of an entity.
 PENDING: Final = "pending"
@@ -89,6 +90,16 @@ def status_after(status: str, options: RunOptions) -> str:
     if status == DOCUMENTS and options.embed:
         return EMBEDDING
     return SUCCEEDED
+
+
+def child_id(parent_run_id: str, number: int) -> str:
+    """Return the id of a sync's child: it begins with its parent's, so one prefix names them all."""
+    return f"{parent_run_id}.{number:04d}"
+
+
+def is_child(run_id: str) -> bool:
+    """Tell whether this is the id of a sync's child; a person's own run goes before it."""
+    return run_id.count(".") > 1
 
 
 def resend_after_ms(sends: int) -> int:
@@ -252,7 +263,7 @@ def exit_of(error_code: str, stage: str, failures: Sequence[Failure] = ()) -> Ex
     Entities that all failed by a rate limit, or all by GitLab being down, doomed the run just as well.
     """
     code = CODES.get(error_code, CODES["INTERNAL"])
-    if code.dooms_run or code.exit in _ENDS_ALL:
+    if code.dooms_run or code.exit in _ENDS_ALL or error_code == "SYNC_INCOMPLETE":
         return code.exit
     if failures and all(failure.code in _CAN_PASS for failure in failures):
         causes = {CODES[failure.code].exit for failure in failures}
@@ -275,4 +286,4 @@ def resume_at(entities: Iterable[tuple[Entity, str, str]]) -> str:
     reached = [stage for _, status, stage in entities if status not in (OK, SKIPPED_STALE)]
     first = min(reached, key=STAGES.index, default=STAGE_PREFLIGHT)
     # What was fetched for a commit that failed is gone.
-    return first if first in (STAGE_DOCUMENTS, STAGE_EMBEDDING) else STAGE_PREFLIGHT
+    return first if first in BEHIND_COMMIT else STAGE_PREFLIGHT

@@ -6,13 +6,14 @@ Times are integer microseconds since 1970 UTC, as GitLab's database keeps them, 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def micros(text: str) -> int:
@@ -20,7 +21,7 @@ def micros(text: str) -> int:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp()) * SECOND + moment.microsecond
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def iso(at: int) -> str:

@@ -34,14 +34,10 @@ START = micros("2024-01-08T08:00:00")
 END = micros("2025-06-30T18:00:00")
 ISSUE_HOLES = (23, 118, 119, 302)
 MERGE_REQUEST_HOLES = (41, 160)
-ISSUES = [iid for iid in range(1, 405) if iid not in ISSUE_HOLES]
-MERGE_REQUESTS = [iid for iid in range(1, 253) if iid not in MERGE_REQUEST_HOLES]
 PROJECT_ID = 4127
 PRIVATE_PROJECT_ID = 4128
 ISSUE_ID = 151_000_000
 MERGE_REQUEST_ID = 330_000_000
-# From here on rows are still open, so that the project looks alive at its end.
-OPEN_FROM_ISSUE, OPEN_FROM_MERGE_REQUEST = 340, 232
 
 
 def people() -> list[User]:
@@ -75,6 +71,30 @@ def milestones() -> list[Milestone]:
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """Which numbers a harbour has, and from where on its rows are still open, so that it looks alive at its end."""
+
+    issues: tuple[int, ...]
+    merge_requests: tuple[int, ...]
+    open_from_issue: int
+    open_from_merge_request: int
+
+
+def size_of(issues: int, merge_requests: int) -> Size:
+    """Return the size of a harbour with so many of each, its holes among the first."""
+    return Size(
+        tuple(iid for iid in range(1, issues + len(ISSUE_HOLES) + 1) if iid not in ISSUE_HOLES),
+        tuple(iid for iid in range(1, merge_requests + len(MERGE_REQUEST_HOLES) + 1) if iid not in MERGE_REQUEST_HOLES),
+        open_from_issue=issues * 85 // 100,
+        open_from_merge_request=merge_requests * 928 // 1000,
+    )
+
+
+DEMO = size_of(400, 250)
+MEDIUM = size_of(5_000, 3_000)
+
+
+@dataclass(frozen=True, slots=True)
 class Fate:
     """What becomes of a merge request."""
 
@@ -83,14 +103,16 @@ class Fate:
 
 
 class Harbour:
-    """Makes the rows of `tern/harbour` for one seed."""
+    """Makes the rows of `tern/harbour` for one seed and size."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, size: Size) -> None:
+        self.size = size
+        self._issues = frozenset(size.issues)
         self.dice = Dice(seed)
         self.users = people()
         self.labels = {label.name: label for label in labels()}
         self.milestones = milestones()
-        self.closes = {iid: self._closed_by(iid) for iid in MERGE_REQUESTS}
+        self.closes = {iid: self._closed_by(iid) for iid in size.merge_requests}
         # Of several that close one issue, the first that was merged has done it.
         by_merit = sorted(self.closes, key=lambda iid: (self.fate(iid).state != "merged", iid), reverse=True)
         self._closers = {issue: iid for iid in by_merit for issue in self.closes[iid]}
@@ -164,7 +186,7 @@ class Harbour:
     def fate(self, iid: int) -> Fate:
         """Return how a merge request ends, and when; one that is open has not ended."""
         created_at = self.merge_request_time(iid)
-        if iid >= OPEN_FROM_MERGE_REQUEST or iid == stories.MERGE_REQUEST_IID:
+        if iid >= self.size.open_from_merge_request or iid == stories.MERGE_REQUEST_IID:
             return Fate("opened", created_at)
         state = "closed" if self.dice.chance(9, "fate", iid) else "merged"
         return Fate(state, created_at + self.dice.between(26 * 60, 6 * 24 * 60, "merged", iid) * MINUTE)
@@ -176,17 +198,17 @@ class Harbour:
 
     def issue_time(self, iid: int) -> int:
         """Return when an issue was opened; later ones were opened later."""
-        return self._time("issue", iid, ISSUES[-1])
+        return self._time("issue", iid, self.size.issues[-1])
 
     def merge_request_time(self, iid: int) -> int:
         """Return when a merge request was opened; later ones were opened later."""
-        return self._time("merge_request", iid, MERGE_REQUESTS[-1]) + 12 * HOUR
+        return self._time("merge_request", iid, self.size.merge_requests[-1]) + 12 * HOUR
 
     def links(self) -> list[IssueLink]:
         """Return pairs of issues about the same component; those of the story come first."""
         found = stories.links(self.issue_time(stories.ISSUE_IID) + 3 * HOUR)
-        for iid in ISSUES[20::9]:
-            other = next((far for far in ISSUES if far > iid and self.topic(far) == self.topic(iid)), None)
+        for iid in self.size.issues[20::9]:
+            other = next((far for far in self.size.issues if far > iid and self.topic(far) == self.topic(iid)), None)
             if other is not None:
                 found.append(IssueLink(8_000 + iid, iid, other, "relates_to", self.issue_time(other) + HOUR))
         return found
@@ -201,9 +223,9 @@ class Harbour:
             return [stories.ISSUE_IID]
         if not self.dice.chance(70, "closes", iid):
             return []
-        latest = int(iid * ISSUES[-1] / MERGE_REQUESTS[-1]) - 1
+        latest = int(iid * self.size.issues[-1] / self.size.merge_requests[-1]) - 1
         wanted = latest - self.dice.below(12, "which", iid)
-        return [wanted] if wanted in ISSUES and wanted != stories.ISSUE_IID else []
+        return [wanted] if wanted in self._issues and wanted != stories.ISSUE_IID else []
 
     def _own_topic(self, iid: int) -> tuple[Component, int]:
         component = self.dice.pick(COMPONENTS, "mr component", iid)
@@ -242,7 +264,7 @@ class Harbour:
             if fate.state == "merged":
                 line.now = max(line.now, fate.ended_at)
                 line.close(self._someone("reviewer", closer), merge_request_id=MERGE_REQUEST_ID + closer)
-        elif iid < OPEN_FROM_ISSUE and self.dice.chance(70, "closed", iid):
+        elif iid < self.size.open_from_issue and self.dice.chance(70, "closed", iid):
             line.wait(self.dice.between(600, 20_000, "closed", iid))
             line.close(self._someone("triage", iid))
             if self.dice.chance(8, "reopened", iid):
@@ -283,22 +305,22 @@ class Harbour:
             line.reply(thread, author, REVIEW_ANSWERS[which])
             if self.dice.chance(50, "pushed", row.iid, turn):
                 line.push(author, row.latest.diffs, f"Follow review of the {component.name}")
-            if row.iid < OPEN_FROM_MERGE_REQUEST or self.dice.chance(50, "resolved", row.iid, turn):
+            if row.iid < self.size.open_from_merge_request or self.dice.chance(50, "resolved", row.iid, turn):
                 line.wait(3)
                 line.resolve(thread, row.reviewers[0])
 
 
-def build(seed: int) -> World:
-    """Return the world of the profile `demo`."""
-    harbour = Harbour(seed)
+def build(seed: int, size: Size = DEMO) -> World:
+    """Return the world of the profile `demo`, or of a larger harbour."""
+    harbour = Harbour(seed, size)
     project = Project(
         PROJECT_ID,
         "tern/harbour",
         "Plans berths, tides and pilots for small ports.",
         START - 3 * DAY,
         harbour.users[0],
-        Shelf(ISSUES, harbour.issue),
-        Shelf(MERGE_REQUESTS, harbour.merge_request),
+        Shelf(size.issues, harbour.issue),
+        Shelf(size.merge_requests, harbour.merge_request),
         list(harbour.labels.values()),
         harbour.milestones,
         harbour.users,

@@ -247,3 +247,17 @@ def test_waiting_ends_with_the_run_and_gives_up_at_the_timeout(gitlab: FakeGitLa
     drain()
 
     assert runs.wait(run_id, timeout_s=5) is True
+
+
+def test_workers_that_serve_a_run_need_not_serve_a_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    from workers import broker
+
+    alive = ["host:1 preflight,fetch", "host:2 commit", "host:3 documents,embed"]
+    monkeypatch.setattr(broker, "live_workers", lambda: alive)
+
+    assert runs.has_live_worker()
+    assert not runs.has_live_worker(for_sync=True)
+
+    alive.append("host:4 plan,sync_fetch,sync_commit,sync_documents,sync_embed")
+
+    assert runs.has_live_worker(for_sync=True)

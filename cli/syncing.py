@@ -1,0 +1,170 @@
+"""`lore sync`: with ids the same as `lore-submit --wait`; without, bring a project or the whole mirror up to date."""
+# ruff: noqa: PLC0415  # what a command needs is imported when it is called
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.following import wait
+from cli.opening import conflict, open_workers, origin_remote
+from cli.shapes import RUN, either, record, rows
+from cli.submitting import SUBMITTED, submit_named, submit_options
+from lore.door import Call, Door
+
+if TYPE_CHECKING:
+    from lore.core.errors import LoreError
+    from lore.settings import Settings
+
+# What is said of an entity by name has no meaning for all of them.
+_ONLY_NAMED = ("preflight_only", "dry_run", "timeout")
+
+
+# Of one project the run stands by itself too, as a run's command answers.
+_SYNCED = either(SUBMITTED, record(runs=rows(RUN), run=RUN), record(runs=rows(RUN)))
+
+
+@click.command("sync", cls=Door, example="lore sync -p group/project --quiet", data=_SYNCED)
+@submit_options
+@click.option("--prune", is_flag=True, help="Mark what GitLab no longer has as deleted, after the sync.")
+def sync(call: Call, *, prune: bool, **asked: Any) -> None:
+    """Bring the mirror up to date.
+
+    Without ids all that changed since the last sync is fetched: of the project that is named or configured, else of
+    every project of the mirror in turn. With ids it is lore-submit --wait.
+    """
+    if asked["refs"] or asked["issues"] or asked["mrs"]:
+        if prune:
+            raise conflict(call, "--prune", "an entity")
+        submit_named(call, **{**asked, "will_wait": asked["will_wait"] is not False})
+        return
+    for name in _ONLY_NAMED:
+        if asked[name]:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs an issue or a merge request to be named")
+    _sync_all(call, asked, is_prune=prune)
+
+
+def _sync_all(call: Call, asked: Mapping[str, Any], *, is_prune: bool) -> None:
+    from lore.core.errors import UsageError
+    from lore.core.refs import no_project
+    from lore.core.runs import RunOptions
+
+    if asked["no_docs"] and not asked["no_embed"]:
+        raise UsageError("NO_DOCS_REQUIRES_NO_EMBED", "without documents there is nothing to embed: add --no-embed")
+    is_quiet = asked["is_quiet"]
+    call.is_terse = is_quiet
+    settings = call.settings(LORE_PROJECT=asked["project"])
+    runs = open_workers(settings, needs_token=True)
+    from workers import syncing
+
+    named = _project(settings)
+    projects = [named] if named else syncing.mirrored_projects(settings.gitlab_url)
+    if not projects:
+        raise no_project(settings.gitlab_url)
+    options = RunOptions(docs=not asked["no_docs"], embed=not asked["no_embed"] and settings.embeddings != "off")
+    done: list[dict[str, Any]] = []
+    errors: list[LoreError] = []
+    for project in projects:
+        for prunes in (False, True) if is_prune else (False,):
+            opened = syncing.open_sync(
+                gitlab_url=settings.gitlab_url,
+                project=runs.resolve_project(settings.gitlab_url, project),
+                options=options,
+                trigger=asked["trigger"],
+                is_prune=prunes,
+                is_to_be_sent=not settings.is_embedded or asked["will_wait"] is not False,
+            )
+            error = _carry_on(call, settings, runs, opened, will_wait=asked["will_wait"] is not False, quiet=is_quiet)
+            done.append(runs.read_run(opened.run_id))
+            if error is not None:
+                errors.append(error)
+    _report(call, done, errors, is_quiet=is_quiet)
+
+
+def _project(settings: Settings) -> str | None:
+    from lore.core.refs import parse_project, project_of_remote
+
+    if settings.project:
+        return parse_project(settings.project, base_url=settings.gitlab_url)
+    remote = origin_remote()
+    return project_of_remote(remote, base_url=settings.gitlab_url) if remote else None
+
+
+def _carry_on(
+    call: Call, settings: Settings, runs: ModuleType, opened: Any, *, will_wait: bool, quiet: bool
+) -> LoreError | None:
+    """Do the sync here, or wait for the workers that do; return what it ended with."""
+    from workers import syncing
+
+    run_id = opened.run_id
+    if not opened.is_new and (not settings.is_embedded or syncing.is_worked_on(run_id)):
+        # It does what we would do: to run beside it would only ask for everything twice.
+        if not quiet:
+            call.warn("SYNC_ACTIVE", f"a sync of {opened.project} is under way already: {run_id}")
+        return None
+    if settings.is_embedded and not will_wait:
+        call.warn("LEFT_QUEUED", f"sync {run_id} is queued; a worker does it: lore worker")
+        return None
+    if not settings.is_embedded:
+        if not opened.is_sent:
+            call.warn("BROKER_UNREACHABLE", f"Redis does not answer: sync {run_id} stays queued, to be sent later")
+        elif not runs.has_live_worker(for_sync=True):
+            call.warn("NO_LIVE_WORKER", f"no worker is alive to take sync {run_id}; start one: lore worker")
+        if not will_wait:
+            return None
+    with _progress(call, run_id, is_quiet=quiet) as on_change:
+        if settings.is_embedded:
+            _do_here(run_id, is_new=opened.is_new, threads=settings.gitlab_concurrency, on_change=on_change)
+        else:
+            wait(runs, run_id, timeout_s=None, on_change=on_change)
+    error: LoreError | None = runs.error_of(run_id)
+    return error
+
+
+def _do_here(run_id: str, *, is_new: bool, threads: int, on_change: Callable[[], None]) -> None:
+    """Do the sync in this process; Ctrl-C cancels it, and the next one goes on where its cursor stands."""
+    from lore.core.errors import LoreError
+    from workers import embedded, runs, syncing
+
+    if not is_new:
+        syncing.adopt(run_id)
+    try:
+        embedded.run_to_end(run_id, on_change=on_change, threads=threads)
+    except KeyboardInterrupt:
+        try:
+            runs.cancel(run_id, why="cancelled by Ctrl-C")
+        except LoreError as error:
+            if error.code != "RUN_ENDED":
+                raise
+
+
+@contextlib.contextmanager
+def _progress(call: Call, run_id: str, *, is_quiet: bool) -> Iterator[Callable[[], None]]:
+    from lore.terminal import watching_sync
+    from workers import syncing
+
+    if is_quiet or call.is_robot:
+        yield lambda: None
+        return
+    with watching_sync(lambda: syncing.read_progress(run_id)) as on_change:
+        yield on_change
+
+
+def _report(call: Call, done: list[dict[str, Any]], errors: list[LoreError], *, is_quiet: bool) -> None:
+    from lore.terminal import show_run
+
+    answer: dict[str, Any] = {"runs": done}
+    if len(done) == 1:
+        answer["run"] = done[0]
+
+    def show() -> None:
+        for run in done:
+            show_run(run, [])
+
+    call.done(answer, show=None if is_quiet else show)
+    if errors:
+        raise errors[0]

@@ -1,0 +1,155 @@
+"""The incremental sync with real processes, real HTTP and a real clock: killed, doubled, and told to wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lore.demo.client import Demo
+from lore.demo.server import spawn
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    with spawn("demo", 1) as served:
+        yield served
+
+
+def environment(demo: Demo, database_url: str, folder: Path, **more: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "LORE_GITLAB_URL": demo.url,
+        "LORE_GITLAB_TOKEN": demo.token,
+        "LORE_DATABASE_URL": database_url,
+        "LORE_PROJECT": demo.project,
+    } | more
+
+
+def command(*argv: str) -> list[str]:
+    return [sys.executable, "-m", "cli", *argv]
+
+
+def lore(env: dict[str, str], *argv: str) -> tuple[int, Any]:
+    done = subprocess.run(command(*argv, "--robot"), check=False, env=env, capture_output=True, text=True, timeout=240)
+    return done.returncode, json.loads(done.stdout)
+
+
+def begin(env: dict[str, str], demo: Demo, *, requests: int) -> subprocess.Popen[bytes]:
+    """Begin a sync and let it make so many requests."""
+    process = subprocess.Popen(
+        command("sync", "--no-docs", "--no-embed", "--quiet"), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 60
+    while demo.stats()["requests"] < requests:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return process
+
+
+def test_a_sync_killed_at_any_moment_goes_on_where_it_was(demo: Demo, database_url: str, tmp_path: Path) -> None:
+    env = environment(demo, database_url, tmp_path)
+    process = begin(env, demo, requests=1_500)
+    process.kill()
+    process.communicate()
+
+    status, answer = lore(env, "sync", "--no-docs", "--no-embed")
+
+    run, stats = answer["data"]["run"], demo.stats()
+    assert (status, run["status"]) == (0, "succeeded")
+    assert run["counts"]["ok"] == 650
+    # All 650 entities have 4,150 endpoints; what was in flight or staged in a child that had to begin anew is little.
+    assert stats["requests"] < 4_150 + 300
+
+
+def test_two_syncs_at_once_the_second_says_so_and_does_nothing(demo: Demo, database_url: str, tmp_path: Path) -> None:
+    env = environment(demo, database_url, tmp_path)
+    first = begin(env, demo, requests=200)
+
+    status, answer = lore(env, "sync", "--no-docs", "--no-embed")
+    said = first.communicate(timeout=240)
+
+    assert status == 0
+    assert [warning["code"] for warning in answer["warnings"]] == ["SYNC_ACTIVE"]
+    assert (first.returncode, said) == (0, (b"", b""))
+
+
+def test_a_quiet_sync_that_fails_says_one_line_and_a_status(demo: Demo, tmp_path: Path) -> None:
+    env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path)
+    demo.faults([{"match": {"route": "/projects/:id/issues", "kind": "issue"}, "action": {"type": "forbidden"}}])
+
+    done = subprocess.run(
+        command("sync", "--quiet", "--no-docs", "--no-embed"),
+        check=False,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert done.returncode == 4
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_sync_where_embeddings_are_off_builds_documents_and_is_done(tmp_path: Path) -> None:
+    with spawn("tiny", 1) as demo:
+        env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path, LORE_EMBEDDINGS="off")
+
+        status, answer = lore(env, "sync")
+
+    counts = answer["data"]["run"]["counts"]
+    assert (status, counts["ok"]) == (0, counts["total"])
+    assert counts["documents_regenerated"] > counts["documents_embedded"] == 0
+
+
+def test_after_a_429_nobody_asks_until_it_is_over(demo: Demo, tmp_path: Path) -> None:
+    env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path)
+    demo.latency(20)
+    demo.faults([{"match": {}, "when": {"nth": [200, 600]}, "action": {"type": "rate_limited", "retry_after": 2}}])
+
+    status, answer = lore(env, "sync", "--no-docs", "--no-embed")
+
+    log = demo.log()
+    refused = [entry for entry in log if entry["status"] == 429]
+    assert (status, answer["data"]["run"]["counts"]["ok"]) == (0, 650)
+    assert len(refused) == 2
+    for entry in refused:
+        late = [e for e in log if entry["ended"] + 0.1 < e["started"] < entry["ended"] + 1.9]
+        assert late == []
+    assert demo.stats()["peak_concurrency"] <= 16
+
+
+def test_a_sync_and_persons_runs_of_the_same_entities_never_overwrite_newer_data(
+    demo: Demo, database_url: str, tmp_path: Path
+) -> None:
+    env = environment(demo, database_url, tmp_path)
+    demo.latency(5)
+    sync = begin(env, demo, requests=100)
+    titles = {}
+    for turn, iid in enumerate((1, 2, 390, 400)):
+        titles[iid] = f"edited in turn {turn}"
+        demo.script([{"step": "edit", "kind": "issue", "iid": iid, "title": titles[iid]}])
+        status, answer = lore(env, "submit", "--issue", str(iid), "--wait", "--no-docs", "--no-embed")
+        assert (status, answer["data"]["run"]["status"]) == (0, "succeeded")
+        assert shown_title(env, iid) == titles[iid]
+    sync.communicate(timeout=240)
+
+    assert sync.returncode == 0
+    assert {iid: shown_title(env, iid) for iid in titles} == titles
+
+
+def shown_title(env: dict[str, str], iid: int) -> str:
+    return str(lore(env, "show", f"#{iid}")[1]["data"]["entity"]["title"])

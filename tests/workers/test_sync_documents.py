@@ -1,0 +1,250 @@
+"""What a sync does behind its children's commits: documents and vectors of what they wrote, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dramatiq
+import httpx
+import pytest
+from support import LetterEmbedder, drain, rows_of
+from syncing import URL, World, small_pages, status_of, world_on
+
+from lore.core import documents as texts
+from lore.core.errors import EmbedderDownError
+from lore.core.runs import RunOptions
+from models import base, fulltext, vectors
+from models import documents as tables
+from models.content import ENTITY_TABLES, DirtySource, Issue
+from models.documents import Document, Embedding
+from models.ledger import Run, RunEntity
+from workers import runs, syncing
+from workers.planning import limit_of_children
+
+EVERYTHING = RunOptions()
+UNTIL_COMMITTED = {"plan", "preflight", "sync_fetch", "sync_commit"}
+
+
+@pytest.fixture
+def world(database_url: str, monkeypatch: pytest.MonkeyPatch, embedder: LetterEmbedder) -> Iterator[World]:
+    with world_on(database_url, monkeypatch) as made:
+        yield made
+
+
+def assert_documents_are_of_the_content() -> None:
+    held = {(row.source_type, row.source_id): row.content for row in Document.select()}
+    expected = {}
+    with base.write():
+        for entity_type, table in ENTITY_TABLES.items():
+            for row in list(table.select(table.id).where(table.deleted_at.is_null())):
+                source = tables.load_source(entity_type, row.id)
+                assert source is not None
+                expected |= {(made.source_type, made.source_id): made.content for made in texts.build(source)}
+    assert held == expected
+    assert held
+
+
+def open_sync(world: World) -> str:
+    return syncing.open_sync(gitlab_url=URL, project=world.project, options=EVERYTHING).run_id
+
+
+def children(run_id: str) -> list[Run]:
+    return list(Run.select().where(Run.parent_run_id == run_id).order_by(Run.run_id))
+
+
+def spoil_documents_of(iid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = texts.build
+
+    def build(source: Any) -> Any:
+        if (source.entity_type, source.iid) == ("issue", iid):
+            raise ValueError("no text can be made of it")
+        return real(source)
+
+    monkeypatch.setattr(texts, "build", build)
+
+
+def first_issue() -> int:
+    return int(Issue.select(Issue.iid).order_by(Issue.iid).scalar())
+
+
+@pytest.mark.invariant("I5")
+def test_a_sync_builds_and_embeds_what_its_children_wrote_and_counts_it(
+    world: World, embedder: LetterEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pages(monkeypatch)
+
+    run_id = world.sync(options=EVERYTHING)
+
+    assert status_of(run_id) == ("succeeded", None)
+    assert_documents_are_of_the_content()
+    assert vectors.pending(embedder.model) == []
+    assert DirtySource.select().count() == 0
+    assert {(run.status, run.stage) for run in children(run_id)} == {("succeeded", "embedding")}
+    counts = runs.read_run(run_id)["counts"]
+    assert counts["ok"] == counts["total"] == counts["dirty_sources"] == len(world.entities())
+    assert counts["documents_regenerated"] == counts["documents_embedded"] == Document.select().count()
+
+
+@pytest.mark.invariant("I5")
+def test_a_sync_leaves_what_others_left_dirty(world: World, embedder: LetterEmbedder) -> None:
+    world.settle()
+    world.sync()
+    older = rows_of(DirtySource)
+    world.settle()
+    iid = first_issue()
+    world.step({"step": "edit", "kind": "issue", "iid": iid, "title": "A title of its own"})
+
+    run_id = world.sync(options=EVERYTHING)
+
+    assert runs.read_run(run_id)["counts"]["total"] == 1
+    assert rows_of(DirtySource) == older
+    assert {row.iid for row in Document.select()} == {iid}
+    assert {row.title for row in Document.select().where(Document.source_type == "issue")} == {"A title of its own"}
+
+
+def test_a_child_counts_when_its_content_is_committed_and_the_sync_walks_until_its_documents_are_built(
+    world: World,
+) -> None:
+    run_id = open_sync(world)
+
+    drain(only=UNTIL_COMMITTED)
+
+    assert world.differences() == []
+    assert set(world.cursors()) == set(ENTITY_TABLES)
+    assert None not in world.cursors().values()
+    assert {run.status for run in children(run_id)} == {"documents"}
+    assert status_of(run_id) == ("walking", None)
+    assert Document.select().count() == 0
+    world.go_on(run_id)
+    assert status_of(run_id) == ("succeeded", None)
+    assert_documents_are_of_the_content()
+
+
+def test_children_whose_documents_are_not_built_keep_the_planner_from_opening_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pages(monkeypatch)
+    run_id = open_sync(world)
+
+    drain(only=UNTIL_COMMITTED)
+
+    assert len(children(run_id)) == limit_of_children()
+    world.go_on(run_id)
+    assert len(children(run_id)) > limit_of_children()
+    assert world.differences() == []
+
+
+def test_what_failed_behind_the_commit_is_no_debt_but_fails_the_sync_and_its_retry_begins_there(
+    world: World, embedder: LetterEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.sync()
+    iid = first_issue()
+    with monkeypatch.context() as patch:
+        world.settle()
+        world.step(
+            {"step": "edit", "kind": "issue", "iid": iid, "title": "Bad"},
+            {"step": "edit", "kind": "issue", "iid": iid + 1, "title": "Good"},
+        )
+        spoil_documents_of(iid, patch)
+        failed = world.sync(options=EVERYTHING)
+    error = runs.error_of(failed)
+    counts = runs.read_run(failed)["counts"]
+    next_one = world.sync(options=EVERYTHING)
+    world.asked.clear()
+
+    retried = runs.retry(failed).run_id
+    world.go_on(retried)
+
+    assert error is not None
+    assert (error.code, int(error.exit)) == ("DOCUMENTS_FAILED", 12)
+    assert {(f.iid, f.stage) for f in error.failures} == {(iid, "documents"), (iid + 1, "embedding")}
+    assert (counts["total"], counts["failed"], counts["ok"]) == (2, 2, 0)
+    assert world.debts() == []
+    assert world.differences() == []
+    assert status_of(next_one) == status_of(retried) == ("succeeded", None)
+    assert world.asked == []
+    assert {row.iid for row in Document.select()} == {iid, iid + 1}
+    assert vectors.pending(embedder.model) == []
+
+
+def test_an_embedder_that_is_down_keeps_content_and_documents_of_a_sync(
+    world: World, embedder: LetterEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pages(monkeypatch)
+
+    def is_down(texts: Sequence[str]) -> None:
+        raise EmbedderDownError("EMBEDDER_UNREACHABLE", "no answer from the embedder")
+
+    embedder.spoil = is_down
+    run_id = world.sync(options=EVERYTHING)
+    embedder.spoil = lambda texts: None
+    world.asked.clear()
+
+    retried = runs.retry(run_id).run_id
+    world.go_on(retried)
+
+    assert status_of(run_id)[0] == "failed"
+    assert runs.error_of(run_id).code == "EMBEDDER_UNREACHABLE"
+    assert world.debts() == []
+    assert world.differences() == []
+    assert_documents_are_of_the_content()
+    assert world.asked == []
+    assert status_of(retried) == ("succeeded", None)
+    assert runs.read_run(retried)["counts"]["ok"] == len(world.entities())
+    assert vectors.pending(embedder.model) == []
+
+
+def test_an_entity_that_cannot_be_fetched_keeps_no_other_from_its_documents(world: World) -> None:
+    iid = next(entity.iid for entity in world.entities() if entity.entity_type == "issue")
+
+    def refuse(path: str) -> httpx.Response | None:
+        return httpx.Response(403, json={}) if path.endswith(f"/issues/{iid}/discussions") else None
+
+    world.before_answer = refuse
+
+    run_id = world.sync(options=EVERYTHING)
+
+    assert status_of(run_id) == ("failed", "SYNC_INCOMPLETE")
+    assert world.debts() == [("issue", iid, "GITLAB_FORBIDDEN")]
+    assert Document.select().where(Document.entity_type == "issue", Document.iid == iid).count() == 0
+    assert_documents_are_of_the_content()
+    of_it = RunEntity.select(RunEntity.status, RunEntity.error_code).where(RunEntity.iid == iid)
+    assert ("failed", "GITLAB_FORBIDDEN") in set(of_it.where(RunEntity.entity_type == "issue").tuples())
+
+
+@pytest.mark.parametrize("stop", ["sync_documents", "sync_embed"])
+def test_a_sync_whose_process_dies_behind_a_commit_goes_on_there(
+    world: World, embedder: LetterEmbedder, stop: str
+) -> None:
+    run_id = open_sync(world)
+    drain(only=UNTIL_COMMITTED | ({"sync_documents"} if stop == "sync_embed" else set()))
+    dramatiq.get_broker().flush_all()  # its messages died with it
+    Run.update(stage_owner="gone/1", stage_until=base.now_ms() + 600_000).where(Run.parent_run_id == run_id).execute()
+    world.asked.clear()
+
+    syncing.adopt(run_id)
+    world.go_on(run_id, rounds=20)
+
+    assert status_of(run_id) == ("succeeded", None)
+    assert [path for path in world.asked if "/discussions" in path] == []
+    assert_documents_are_of_the_content()
+    assert vectors.pending(embedder.model) == []
+
+
+def test_a_prune_takes_documents_and_vectors_of_what_is_gone_out_of_search(world: World) -> None:
+    world.sync(options=EVERYTHING)
+    iid = first_issue()
+    world.step({"step": "delete_issue", "iid": iid})
+    world.sync(options=EVERYTHING)
+    its = Document.select(Document.id).where(Document.entity_type == "issue", Document.iid == iid)
+    ids = [row.id for row in its]
+
+    world.sync(is_prune=True, options=EVERYTHING)
+
+    assert ids
+    assert its.count() == 0
+    assert Embedding.select().where(Embedding.document.in_(ids)).count() == 0
+    with base.read():
+        assert fulltext.count() == Document.select().count()
+    assert_documents_are_of_the_content()

@@ -1,0 +1,648 @@
+"""The planner of an incremental sync: walks GitLab's lists and opens child runs for what changed.
+
+`plan` holds a lease on the parent while it asks, and gives it back when enough children are open; whoever commits or
+ends a child wakes it. All it knows is in the ledger: where each walk stands is written with every child, so a planner
+that was killed is followed by one that goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import peewee
+import structlog
+
+from lore.core import payloads, plan, runs, walk
+from lore.core.errors import BusyError, LoreError, PassingError, RefusedError, SettingError
+from lore.core.plan import Entity
+from lore.gitlab import Answer, check_project, project_segment
+from models.base import clock, database, now_ms, read, write
+from models.content import ENTITY_TABLES
+from models.ledger import Project, Run, RunEntity, SyncCursor, SyncDebt, SyncStep
+from models.queue import pause_host
+from workers import landing, messages, moves, politeness, resources, syncing
+from workers import runs as doors
+from workers.actors import BEHIND_PEOPLE, actor
+
+log = structlog.get_logger(__name__)
+
+# A planner that waits for its children is woken by them; when a call got lost, it looks for itself after this time.
+LOOK_AGAIN_MS = 10_000
+CHILDREN_A_WORKER = 2
+# Each further pass over one moment needs a row that left it meanwhile.
+MOMENT_PASSES = 20
+FEATURES = {plan.ISSUE: "issues_enabled", plan.MERGE_REQUEST: "merge_requests_enabled"}
+
+
+@actor("plan", priority=BEHIND_PEOPLE)
+def plan_sync(run_id: str) -> None:
+    """Go on with a sync as far as its children allow."""
+    held = take(run_id)
+    if held is None:
+        return
+    try:
+        held.work()
+    except Lost:
+        log.info("planner_lost", owner=held.owner)
+    except PassingError as error:
+        held.wait_or_doom(error)
+    except BusyError:
+        held.let_go(wait_ms=1_000)
+        raise
+    except LoreError as error:
+        held.doom(error)
+    except Exception as error:
+        held.doom(RefusedError("INTERNAL", f"a bug of ours in the planner: {type(error).__name__}"))
+        raise
+
+
+class Lost(Exception):
+    """The plan is somebody else's now, or its run has ended: stop without a trace."""
+
+
+def take(run_id: str) -> Planner | None:
+    """Take the planning of a sync for this delivery; None: somebody is at it, or it has ended."""
+    owner = f"{resources.whoami()}/{uuid.uuid4().hex[:8]}"
+    settings = resources.settings()
+    with write():
+        if not moves.lock_run(run_id, runs.QUEUED, runs.WALKING):
+            return None
+        run = Run.get_by_id(run_id)
+        if run.kind == "surgical" or (run.stage_owner is not None and run.stage_until >= now_ms()):
+            return None
+        if run.stage_tries >= runs.COMMIT_TRIES_LIMIT:
+            message = f"whoever planned it died or was lost, {run.stage_tries} times"
+            moves.settle(run_id, runs.FAILED, error_code="POISON", error_message=message)
+            return None
+        if run.status == runs.QUEUED:
+            moves.record(run_id, "walking", stage=runs.STAGE_PREFLIGHT)
+        Run.update(
+            status=runs.WALKING,
+            stage_owner=owner,
+            stage_until=clock() + settings.claim_lease_ms,
+            stage_tries=Run.stage_tries + 1,
+            stage_at=clock(),
+            started_at=run.started_at or clock(),
+            deadline_at=run.deadline_at or clock() + settings.run_deadline_ms,
+        ).where(Run.run_id == run_id).execute()
+    structlog.contextvars.bind_contextvars(run_id=run_id)
+    return Planner(run_id, owner, run.kind, json.loads(run.options), run.sends)
+
+
+@dataclass
+class Planner:
+    """One delivery's hold on the planning of a sync."""
+
+    run_id: str
+    owner: str
+    kind: str
+    options: dict[str, object]
+    tries: int
+    project_id: int = 0
+    segment: str = ""
+    gitlab_id: int = 0
+    features: dict[str, object] = field(default_factory=dict)
+
+    def work(self) -> None:
+        """Walk, open children and wait for them, to the end."""
+        self._check_host()
+        self._confirm_project()
+        if self.kind == "prune":
+            from workers.pruning import prune  # noqa: PLC0415  # which borrows the planner's hold
+
+            prune(self)
+            return
+        while True:
+            state = self._look()
+            if not state.is_walked and state.open < limit_of_children():
+                if not self._plan_debts(state):
+                    self._plan_stretch(state)
+                continue
+            if state.is_walked and not state.open:
+                self._finish()
+                return
+            if self._rest():
+                return
+
+    # ------------------------------------------------------------------------------------- the hold
+
+    def hold(self) -> None:
+        """Renew the lease, as the first statement of a transaction; it locks the parent's row.
+
+        Raises:
+            Lost: It is not ours any more; nothing may be written.
+        """
+        until = clock() + resources.settings().claim_lease_ms
+        if not Run.update(stage_until=until).where(*self._is_held()).execute():
+            raise Lost
+
+    def made_progress(self) -> None:
+        """Begin the time without progress anew, in the caller's transaction."""
+        deadline_at = clock() + resources.settings().run_deadline_ms
+        Run.update(deadline_at=deadline_at, stage_tries=1, sends=0).where(Run.run_id == self.run_id).execute()
+        self.tries = 0
+
+    def let_go(self, *, wait_ms: int) -> None:
+        """Give the lease back, for a sweeper to send the plan again after a while; the deadline stands."""
+        try:
+            with write():
+                Run.update(
+                    stage_owner=None, stage_until=clock() + wait_ms, stage_tries=0, sent_at=None, sends=Run.sends + 1
+                ).where(*self._is_held()).execute()
+        except BusyError:
+            log.warning("planner_kept_to_its_end", owner=self.owner)
+
+    def wait_or_doom(self, error: PassingError) -> None:
+        """Wait for what can pass; a wait past the deadline dooms the sync with its cause."""
+        wait_ms = runs.retry_wait_ms(self.tries + 1, error.retry_after_s, jitter=random.random())
+        with write():
+            if error.pauses_host:
+                pause_host(resources.settings().gitlab_url, wait_ms)
+            deadline_at = Run.select(Run.deadline_at).where(Run.run_id == self.run_id).scalar()
+            is_too_long = deadline_at is not None and now_ms() + wait_ms >= deadline_at
+            if not is_too_long:
+                moves.record(self.run_id, "plan_waits", stage=runs.STAGE_PREFLIGHT, code=error.code, wait_ms=wait_ms)
+        log.warning("plan_waits", code=error.code, cause=error.message, wait_ms=wait_ms)
+        if is_too_long:
+            self.doom(error)
+        else:
+            self.let_go(wait_ms=wait_ms)
+
+    def doom(self, error: LoreError) -> None:
+        """Note why the sync fails once its open children have ended; they land what they can."""
+        log.warning("plan_failed", code=error.code, cause=error.message)
+        with write():
+            if not Run.update(stage_until=Run.stage_until).where(*self._is_held()).execute():
+                return
+            self._mark_doomed(error.code, error.message)
+        try:
+            state = self._look()
+            if not state.open:
+                self._finish()
+            else:
+                self._rest()
+        except Lost:
+            log.info("planner_lost", owner=self.owner)
+
+    def _mark_doomed(self, code: str, message: str) -> None:
+        Run.update(error_code=code, error_message=message[:2000]).where(
+            Run.run_id == self.run_id, Run.error_code.is_null()
+        ).execute()
+
+    def _is_held(self) -> tuple[peewee.Expression, ...]:
+        return (Run.run_id == self.run_id, Run.status == runs.WALKING, Run.stage_owner == self.owner)
+
+    def _rest(self) -> bool:
+        """Give the lease back until a child gets on; False: one did so just now, so go on."""
+        with write():
+            # First, and only then a look: a child that came earlier found the lease taken, and is seen here.
+            rested = Run.update(
+                stage_owner=None,
+                stage_until=clock() + LOOK_AGAIN_MS,
+                stage_tries=0,
+                deadline_at=None,
+                sent_at=None,
+                sends=0,
+            ).where(*self._is_held())
+            if not rested.execute():
+                raise Lost
+            state = self._state()
+            has_work = not state.open if state.is_walked else state.open < limit_of_children()
+            if not has_work:
+                return True
+            Run.update(
+                stage_owner=self.owner,
+                stage_until=clock() + resources.settings().claim_lease_ms,
+                stage_tries=1,
+                deadline_at=clock() + resources.settings().run_deadline_ms,
+            ).where(Run.run_id == self.run_id).execute()
+        return False
+
+    # ------------------------------------------------------------------------------------ the state
+
+    def _look(self) -> _State:
+        with write():
+            self.hold()
+            state = self._state()
+            if state.doomed_by is not None:
+                self._mark_doomed(*state.doomed_by)
+        return state
+
+    def _state(self) -> _State:
+        children = Run.select().where(Run.parent_run_id == self.run_id, Run.retry_of.is_null())
+        doomed = (
+            Run.select(Run.error_code, Run.error_message)
+            .join(SyncStep, on=(SyncStep.child_run_id == Run.run_id))
+            .where(SyncStep.run == self.run_id, ~SyncStep.is_done, Run.status.in_((runs.FAILED, runs.CANCELLED)))
+            .order_by(Run.run_id)
+            .tuples()
+            .first()
+        )
+        error_code = Run.select(Run.error_code).where(Run.run_id == self.run_id).scalar()
+        walked = {
+            row[0]
+            for row in SyncStep.select(SyncStep.entity_type)
+            .where(SyncStep.run == self.run_id, SyncStep.is_last)
+            .tuples()
+        }
+        return _State(
+            open=children.where(Run.status.in_(runs.OPEN_STATUSES)).count(),
+            to_walk=[kind for kind in plan.ENTITY_TYPES if kind not in walked],
+            are_debts_planned=landing.DEBT in walked,
+            doomed_by=(doomed[0] or "INTERNAL", doomed[1] or "") if doomed else None,
+            is_doomed=doomed is not None or error_code is not None,
+        )
+
+    # --------------------------------------------------------------------------------- the project
+
+    def _check_host(self) -> None:
+        with read():
+            run = Run.get_by_id(self.run_id)
+            gitlab_url = Project.select(Project.gitlab_url).where(Project.project_id == run.project_id).scalar()
+        ours = resources.settings().gitlab_url
+        if gitlab_url != ours:
+            message = (
+                f"this worker speaks to {ours}, the run is of {gitlab_url}: start it with the run's LORE_GITLAB_URL"
+            )
+            raise SettingError("OTHER_GITLAB", message)
+
+    def _confirm_project(self) -> None:
+        """Ask for the project, unless it was confirmed within the hour; a renamed one is found by its id."""
+        with read():
+            run = Run.get_by_id(self.run_id)
+            project = Project.get_by_id(run.project_id)
+            is_known = project.gitlab_id is not None
+            is_fresh = is_known and (project.confirmed_at or 0) > now_ms() - doors.CONFIRMED_FOR_MS
+        self.project_id = run.project_id
+        if not is_fresh or self.kind == "prune":
+            asked = str(self.options["project"])
+            answer = self.ask(f"/projects/{project_segment(project.gitlab_id if is_known else asked)}")
+            found = payloads.decode_project(answer.body)
+            check_project(found, gitlab_project_id=project.gitlab_id)
+            self._bind(found, asked)
+        with read():
+            project = Project.get_by_id(self.project_id)
+        assert project.gitlab_id is not None
+        self.gitlab_id = project.gitlab_id
+        self.segment = project_segment(project.gitlab_id)
+        self.features = json.loads(project.raw or "{}")
+
+    def _bind(self, found: payloads.Project, asked: str) -> None:
+        with write():
+            self.hold()
+            run = Run.get_by_id(self.run_id)
+            try:
+                with database.atomic():
+                    moves.bind_project(run, found, asked)
+            except peewee.IntegrityError:
+                # Asked by another path of a project whose sync is under way.
+                moves.record(self.run_id, "sync_active", stage=runs.STAGE_PREFLIGHT, project=found.path_with_namespace)
+                moves.settle(self.run_id, runs.SUCCEEDED)
+                self.project_id = 0
+            else:
+                self.project_id = Run.select(Run.project).where(Run.run_id == self.run_id).scalar()
+        if not self.project_id:
+            raise Lost
+
+    def ask(self, path: str, **params: str | int) -> Answer:
+        """Ask GitLab, once the lease is renewed and the host asks for no pause."""
+        with write():
+            self.hold()
+        politeness.heed()
+        politeness.wait_for_room()
+        return resources.gitlab().get(path, params=params or None)
+
+    # ------------------------------------------------------------------------------------ the debts
+
+    def _plan_debts(self, state: _State) -> bool:
+        """Open children for the debts that are due, once a sync, before anything else; False: nothing to do."""
+        if state.are_debts_planned:
+            return False
+        with write():
+            self.hold()
+            columns = (SyncDebt.entity_type, SyncDebt.iid, SyncDebt.error_code)
+            due = SyncDebt.select(*columns).where(SyncDebt.project == self.project_id, SyncDebt.next_at <= clock())
+            batches = walk.debt_batches([(Entity(row[0], row[1]), row[2]) for row in due.tuples()])
+            children = [self._open_child(landing.DEBT, batch) for batch in batches]
+            self._write_step(landing.DEBT, is_last=True, is_done=True)
+            self.made_progress()
+        self._send(children)
+        return True
+
+    # ------------------------------------------------------------------------------------- the walk
+
+    def _plan_stretch(self, state: _State) -> None:
+        """Walk the next kind until a child is full or the list ends; write where the walk stands, with the child."""
+        entity_type = state.to_walk[0]
+        if self.features.get(FEATURES[entity_type]) is False:
+            with write():
+                self.hold()
+                self._write_step(entity_type, is_last=True, is_done=True)
+            return
+        with read():
+            stretch = self._resume(entity_type)
+        rows = self._rows(entity_type, stretch)
+        is_last = True
+        for page in rows:
+            current = self._current(entity_type, page, stretch.ahead_ms)
+            for row in page:
+                if len(stretch.wanted) == walk.CHILD_SIZE:
+                    is_last = False
+                    break
+                if row.iid not in current and row.iid not in stretch.wanted:
+                    stretch.wanted.append(row.iid)
+                stretch.position = stretch.position.behind(row)
+            if not is_last or (len(stretch.wanted) >= walk.CHILD_IS_FULL and not stretch.is_at_end):
+                is_last = False
+                break
+        with write():
+            self.hold()
+            child = None
+            if stretch.wanted:
+                child = self._open_child(
+                    entity_type, [Entity(entity_type, iid) for iid in stretch.wanted], stretch, is_last=is_last
+                )
+            else:
+                self._write_step(entity_type, stretch=stretch, is_last=is_last, is_done=True)
+                landing.move_cursor(self.project_id, self.run_id, entity_type)
+            self._expect(entity_type, stretch.total)
+            self.made_progress()
+        if child is not None:
+            self._send([child])
+
+    def _resume(self, entity_type: plan.EntityType) -> _Stretch:
+        """Return where the walk stands: behind this sync's last step, else at the cursor."""
+        step = (
+            SyncStep.select()
+            .where(SyncStep.run == self.run_id, SyncStep.entity_type == entity_type)
+            .order_by(SyncStep.number.desc())
+            .first()
+        )
+        if step is not None:
+            return _Stretch(walk.Position(step.position, frozenset(json.loads(step.seen))), step.bound, [])
+        cursor = SyncCursor.get_or_none(SyncCursor.project == self.project_id, SyncCursor.entity_type == entity_type)
+        return _Stretch(walk.Position(cursor.updated_after if cursor else None), None, [])
+
+    def _rows(self, entity_type: plan.EntityType, stretch: _Stretch) -> Iterator[list[walk.Row]]:
+        """Yield what is new behind the stretch's position, page by page; the caller moves the position."""
+        while True:
+            at = stretch.position.at
+            window = None if at is None else (walk.timestamp(at), None)
+            page, next_page = self._page(entity_type, stretch, window)
+            new = [row for row in page if not stretch.position.has_met(row)]
+            stretch.is_at_end = next_page is None
+            if new:
+                yield new
+            if next_page is None:
+                return
+            if not page:
+                raise _bad_list(entity_type, "an empty page is followed by another")
+            at = page[-1].updated_at
+            if page[0].updated_at == at:
+                # All of the page is one moment: its rows cannot be told apart by time, and can only leave it.
+                yield [row for row in self._moment(entity_type, stretch, at) if not stretch.position.has_met(row)]
+                stretch.position = walk.Position(at + walk.moment_span_ms(at))
+
+    def _moment(self, entity_type: plan.EntityType, stretch: _Stretch, at: int) -> list[walk.Row]:
+        """Return every row of one moment: passes over its pages until two of them met the same."""
+        window = walk.timestamp(at), walk.timestamp(at + walk.moment_span_ms(at))
+        found: dict[int, walk.Row] = {}
+        before: set[int] | None = None
+        for _ in range(MOMENT_PASSES):
+            met: set[int] = set()
+            number: int | None = 1
+            while number is not None:
+                page, number = self._page(entity_type, stretch, window, page=number)
+                met.update(row.iid for row in page)
+                found |= {row.iid: row for row in page}
+            if met == before:
+                return sorted(found.values(), key=lambda row: (row.updated_at, row.iid))
+            before = met
+        raise PassingError(
+            "LIST_UNSTABLE", f"the {entity_type} list changed each of the {MOMENT_PASSES} times it was read"
+        )
+
+    def _page(
+        self, entity_type: plan.EntityType, stretch: _Stretch, window: tuple[str, str | None] | None, *, page: int = 1
+    ) -> tuple[list[walk.Row], int | None]:
+        params: dict[str, str | int] = {"order_by": "updated_at", "sort": "asc", "state": "all"}
+        params |= {"scope": "all", "per_page": plan.PER_PAGE}
+        after, before = window or (None, None)
+        if after is not None:
+            params["updated_after"] = after
+        if before is not None:
+            params["updated_before"] = before
+        if page > 1:
+            params["page"] = page
+        if entity_type == plan.MERGE_REQUEST:
+            params["view"] = "simple"
+        answer = self.ask(f"/projects/{self.segment}/{plan.ROUTES[entity_type]}", **params)
+        if stretch.bound is None:
+            if answer.date_ms is None:
+                raise _bad_list(entity_type, "it has no Date")
+            stretch.bound = walk.bound_of(answer.date_ms)
+        if answer.date_ms is not None:
+            stretch.ahead_ms = now_ms() - answer.date_ms
+        stretch.total = answer.total if stretch.total is None else stretch.total
+        if not answer.has_paging:
+            raise _bad_list(entity_type, "it does not say whether another page follows")
+        if answer.next_page is not None and answer.next_page <= page:
+            raise _bad_list(entity_type, f"page {page} is followed by page {answer.next_page}")
+        listed = payloads.decode_listing(answer.body)
+        if any(project_id != self.gitlab_id for _, project_id, _ in listed):
+            raise RefusedError("WRONG_ENTITY", f"the {entity_type} list of project {self.gitlab_id} has another's rows")
+        rows = [walk.Row(iid, updated_at) for iid, _, updated_at in listed]
+        begin = walk.Position() if page > 1 or before is not None else stretch.position
+        if not walk.is_in_order(begin, rows):
+            raise _bad_list(entity_type, "it is not in the order asked for")
+        return rows, answer.next_page
+
+    def _current(self, entity_type: plan.EntityType, page: Sequence[walk.Row], ahead_ms: int) -> set[int]:
+        """Return the iids of a page that need no fetch: the mirror's are settled and equal, or they are debts."""
+        table = ENTITY_TABLES[entity_type]
+        iids = [row.iid for row in page]
+        columns = (table.iid, table.updated_at, table.observed_at, table.children_observed_at, table.deleted_at)
+        with read():
+            mirror = {
+                iid: walk.Local(updated_at, min(observed_at, children or 0), deleted_at is not None)
+                for iid, updated_at, observed_at, children, deleted_at in table.select(*columns)
+                .where(table.project == self.project_id, table.iid.in_(iids))
+                .tuples()
+            }
+            owed = {
+                row[0]
+                for row in SyncDebt.select(SyncDebt.iid)
+                .where(
+                    SyncDebt.project == self.project_id,
+                    SyncDebt.entity_type == entity_type,
+                    SyncDebt.iid.in_(iids),
+                )
+                .tuples()
+            }
+        return owed | {row.iid for row in page if walk.is_current(row, mirror.get(row.iid), ahead_ms=ahead_ms)}
+
+    # --------------------------------------------------------------------------------- the children
+
+    def _open_child(
+        self, entity_type: str, entities: list[Entity], stretch: _Stretch | None = None, *, is_last: bool = False
+    ) -> str:
+        """Write a child run and its step, in the caller's transaction, which holds the parent's row."""
+        number = self._next_number()
+        child = runs.child_id(self.run_id, number)
+        syncing.open_child(self.run_id, child, self.project_id, entities)
+        self._write_step(entity_type, stretch=stretch, child=child, is_last=is_last)
+        moves.record(
+            self.run_id,
+            "child_opened",
+            stage=runs.STAGE_PREFLIGHT,
+            child=child,
+            kind=entity_type,
+            entities=len(entities),
+        )
+        return child
+
+    def _write_step(
+        self,
+        entity_type: str,
+        *,
+        stretch: _Stretch | None = None,
+        child: str | None = None,
+        is_last: bool = False,
+        is_done: bool = False,
+    ) -> None:
+        SyncStep.insert(
+            run=self.run_id,
+            number=self._next_number(),
+            entity_type=entity_type,
+            child_run_id=child,
+            position=stretch.position.at if stretch else None,
+            seen=json.dumps(sorted(stretch.position.seen)) if stretch else "[]",
+            bound=stretch.bound if stretch else None,
+            is_last=is_last,
+            is_done=is_done,
+        ).execute()
+
+    def _next_number(self) -> int:
+        return int(SyncStep.select(peewee.fn.MAX(SyncStep.number)).where(SyncStep.run == self.run_id).scalar() or 0) + 1
+
+    def _expect(self, entity_type: str, total: int | None) -> None:
+        """Keep how many rows the walk began with, for whoever shows how far it is."""
+        if total is None:
+            return
+        counters = json.loads(Run.select(Run.counters).where(Run.run_id == self.run_id).scalar())
+        expected = counters.setdefault("expected", {})
+        if entity_type not in expected:
+            expected[entity_type] = total
+            Run.update(counters=json.dumps(counters)).where(Run.run_id == self.run_id).execute()
+
+    def _send(self, children: Sequence[str]) -> None:
+        for child in children:
+            messages.send_run(messages.PREFLIGHT, child)
+
+    # -------------------------------------------------------------------------------------- the end
+
+    def _finish(self) -> None:
+        """End the sync: its entities are the debts that are left, and what failed behind its commit; one dooms it."""
+        with write():
+            self.hold()
+            run = Run.get_by_id(self.run_id)
+            debts = list(
+                SyncDebt.select().where(SyncDebt.project == run.project_id).order_by(SyncDebt.entity_type, SyncDebt.iid)
+            )
+            for debt in debts:
+                RunEntity.insert(
+                    run=self.run_id,
+                    entity_type=debt.entity_type,
+                    iid=debt.iid,
+                    stage=runs.STAGE_PREFLIGHT,
+                    status=runs.FAILED,
+                    error_code=debt.error_code,
+                    error_message=debt.error_message,
+                    updated_at=clock(),
+                ).on_conflict_ignore().execute()
+            behind = self._take_over_failed()
+            if run.error_code is not None:
+                moves.settle(self.run_id, runs.FAILED, error_code=run.error_code, error_message=run.error_message)
+            elif debts:
+                named = ", ".join(f"{plan.entity_name(d.entity_type, d.iid)} ({d.error_code})" for d in debts[:5])
+                more = f" and {len(debts) - 5} more" if len(debts) > 5 else ""
+                message = f"{len(debts)} entities failed and have not landed since: {named}{more}"
+                moves.settle(self.run_id, runs.FAILED, error_code="SYNC_INCOMPLETE", error_message=message)
+            elif behind is not None:
+                Run.update(stage=behind.stage).where(Run.run_id == self.run_id).execute()
+                message = f"all content is in the mirror; {behind.run_id}: {behind.error_message}"
+                moves.settle(self.run_id, runs.FAILED, error_code=behind.error_code, error_message=message)
+            else:
+                moves.settle(self.run_id, runs.SUCCEEDED)
+
+    def _take_over_failed(self) -> Run | None:
+        """Make what failed behind a child's commit the sync's own to say and to retry; return the first such child.
+
+        That is no debt: the content has landed, and the cursor is past it.
+        """
+        failed = Run.select().where(
+            Run.parent_run_id == self.run_id,
+            Run.retry_of.is_null(),
+            Run.status == runs.FAILED,
+            Run.stage.in_(runs.BEHIND_COMMIT),
+        )
+        children = list(failed.order_by(Run.run_id))
+        for child in children:
+            left = RunEntity.select().where(
+                RunEntity.run == child.run_id,
+                RunEntity.stage.in_(runs.BEHIND_COMMIT),
+                RunEntity.status.in_((runs.FAILED, runs.ABORTED)),
+            )
+            for entity in left:
+                RunEntity.insert(
+                    run=self.run_id,
+                    entity_type=entity.entity_type,
+                    iid=entity.iid,
+                    stage=entity.stage,
+                    status=runs.FAILED,
+                    error_code=entity.error_code or child.error_code,
+                    error_message=entity.error_message or child.error_message,
+                    updated_at=clock(),
+                ).on_conflict_ignore().execute()
+        return children[0] if children else None
+
+
+@dataclass
+class _Stretch:
+    """A piece of a walk: where it stands, what it found, what GitLab's clock said."""
+
+    position: walk.Position
+    bound: int | None
+    wanted: list[int]
+    ahead_ms: int = 0
+    total: int | None = None
+    is_at_end: bool = False
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a planner sees of its sync."""
+
+    open: int
+    to_walk: Sequence[plan.EntityType]
+    are_debts_planned: bool
+    doomed_by: tuple[str, str] | None
+    is_doomed: bool
+
+    @property
+    def is_walked(self) -> bool:
+        """Whether no child will be added any more."""
+        return self.is_doomed or not self.to_walk
+
+
+def limit_of_children() -> int:
+    """Return how many children may be open: enough to keep the workers busy, few enough to be cancelled at once."""
+    return CHILDREN_A_WORKER * max(1, doors.count_workers())
+
+
+def _bad_list(entity_type: str, reason: str) -> RefusedError:
+    return RefusedError("GITLAB_BAD_PAYLOAD", f"GitLab's list of {plan.ROUTES[entity_type]} cannot be used: {reason}")

@@ -1,0 +1,234 @@
+"""The incremental sync from a door's side: open it, know whether somebody is at it, follow it; and its children."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import peewee
+import structlog
+
+from lore.core import runs as rules
+from lore.core.errors import BusyError
+from lore.core.plan import Entity, plan_tasks
+from lore.core.runs import RunOptions
+from models.base import clock, database, insert_in_chunks, now_ms, read, write
+from models.ledger import Project, Run, RunEntity, SyncStep
+from models.queue import Task
+from workers import messages, moves, runs
+
+log = structlog.get_logger(__name__)
+
+# Whoever works on a sync says so every second; a process that a long write holds up is not taken for dead.
+SILENT_MS = 10_000
+_LOOK_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A sync that was opened, or the one that was under way already."""
+
+    run_id: str
+    is_sent: bool
+    project: str
+    is_new: bool
+
+
+def open_sync(
+    *,
+    gitlab_url: str,
+    project: str,
+    options: RunOptions,
+    trigger: str = "cli",
+    is_prune: bool = False,
+    is_to_be_sent: bool = True,
+) -> Opened:
+    """Open a project's sync and send one message, or find the one that is under way: there is one at a time.
+
+    Args:
+        gitlab_url: The configured GitLab.
+        project: A full path or a numeric id.
+        options: What its children are to do.
+        trigger: Who asked: `cli`, `cron`, ….
+        is_prune: Look for what GitLab no longer has, instead of for what changed.
+        is_to_be_sent: False leaves it queued for a worker.
+    """
+    with write():
+        row = runs.find_or_add_project(gitlab_url, project)
+        active, run_id = _active(row.project_id), None
+        if active is None:
+            try:
+                with database.atomic():
+                    run_id = _insert(row, project, options, trigger, is_prune=is_prune, is_to_be_sent=is_to_be_sent)
+            except peewee.IntegrityError:
+                active = _active(row.project_id)  # on PostgreSQL somebody else was faster
+    if run_id is None:
+        if active is None:
+            raise BusyError("DATABASE_BUSY", "another sync of the project began and ended just now: try again")
+        return Opened(active, True, row.path_with_namespace, is_new=False)
+    log.info("sync_opened", run_id=run_id, project=project, trigger=trigger, is_prune=is_prune)
+    is_sent = is_to_be_sent and messages.is_ours(run_id) and messages.send_run(messages.PLAN, run_id)
+    return Opened(run_id, is_sent, row.path_with_namespace, is_new=True)
+
+
+def _active(project_id: int) -> str | None:
+    found: str | None = (
+        Run.select(Run.run_id)
+        .where(
+            Run.project == project_id,
+            Run.kind != "surgical",
+            Run.parent_run_id.is_null(),
+            Run.status.in_(rules.OPEN_STATUSES),
+        )
+        .scalar()
+    )
+    return found
+
+
+def _insert(row: Project, asked: str, options: RunOptions, trigger: str, *, is_prune: bool, is_to_be_sent: bool) -> str:
+    now = now_ms()
+    run_id = runs.new_run_id(now)
+    is_sent = is_to_be_sent and messages.is_ours(run_id)
+    stored = asdict(options) | {"project": asked, "by_path": False, "starts_at": rules.WALKING}
+    Run.insert(
+        run_id=run_id,
+        project=row.project_id,
+        kind="prune" if is_prune else "incremental",
+        mode=options.mode,
+        status=rules.QUEUED,
+        stage=rules.STAGE_PREFLIGHT,
+        options=json.dumps(stored),
+        trigger=trigger,
+        sent_at=now if is_sent else None,
+        sends=1 if is_sent else 0,
+        created_at=now,
+        stage_at=now,
+    ).execute()
+    moves.record(run_id, "opened", stage=rules.STAGE_PREFLIGHT, trigger=trigger)
+    return run_id
+
+
+def open_child(parent_run_id: str, run_id: str, project_id: int, entities: Sequence[Entity]) -> None:
+    """Write a child run, its entities and its tasks, in the planner's transaction, which holds the parent's row."""
+    parent = Run.get_by_id(parent_run_id)
+    now = now_ms()
+    options = {name: value for name, value in json.loads(parent.options).items() if name != "starts_at"}
+    Run.insert(
+        run_id=run_id,
+        project=project_id,
+        kind="incremental",
+        mode=parent.mode,
+        status=rules.QUEUED,
+        stage=rules.STAGE_PREFLIGHT,
+        options=json.dumps(options | {"by_path": False}),
+        trigger=parent.trigger,
+        parent_run_id=parent_run_id,
+        sent_at=now if messages.is_ours(run_id) else None,
+        sends=1,
+        created_at=now,
+        stage_at=now,
+    ).execute()
+    insert_in_chunks(
+        RunEntity,
+        [
+            {
+                "run": run_id,
+                "entity_type": entity.entity_type,
+                "iid": entity.iid,
+                "stage": rules.STAGE_PREFLIGHT,
+                "status": rules.PENDING,
+                "updated_at": now,
+            }
+            for entity in entities
+        ],
+    )
+    insert_in_chunks(
+        Task,
+        [
+            {
+                "project": project_id,
+                "scope_run": run_id,
+                "entity_type": task.entity_type,
+                "iid": task.iid,
+                "job_type": task.job_type,
+                "status": rules.PENDING,
+            }
+            for task in plan_tasks(entities, with_project=False)
+        ],
+    )
+    moves.record(run_id, "opened", stage=rules.STAGE_PREFLIGHT, entities=len(entities), parent=parent_run_id)
+
+
+def is_worked_on(run_id: str) -> bool:
+    """Tell whether some process is at this sync; waits a moment for a sign of life.
+
+    Without Redis nobody else takes a sync up by itself, so whoever asks may adopt one that is nobody's.
+    """
+    with read():
+        seen = Run.select(Run.stage_at).where(Run.run_id == run_id).scalar()
+    while True:
+        with read():
+            now = now_ms()
+            row = Run.select(Run.stage_at, Run.status).where(Run.run_id == run_id).tuples().first()
+        if row is None or row[1] not in rules.OPEN_STATUSES or row[0] != seen:
+            return True
+        if row[0] + SILENT_MS < now:
+            return False
+        time.sleep(_LOOK_EVERY_S)
+
+
+def adopt(run_id: str) -> None:
+    """Take a sync from a process that is gone: its leases are void, and what it claimed comes back."""
+    with write():
+        Run.update(stage_owner=None, stage_until=None, sent_at=None, stage_at=clock()).where(
+            Run.run_id == run_id, Run.status.in_((rules.QUEUED, rules.WALKING))
+        ).execute()
+        of_mine = (Run.parent_run_id == run_id, Run.retry_of.is_null())
+        Run.update(stage_owner=None, stage_until=None, sent_at=None).where(
+            *of_mine, Run.status.in_((rules.DOCUMENTS, rules.EMBEDDING))
+        ).execute()
+        children = Run.select(Run.run_id).where(*of_mine)
+        # A process that was killed cannot end a claim; its tasks would be waited for until their leases are over.
+        Task.update(claimed_until=clock() - 1).where(
+            Task.scope_run.in_(children), Task.status == rules.CLAIMED
+        ).execute()
+    log.info("sync_adopted", run_id=run_id)
+
+
+def mirrored_projects(gitlab_url: str) -> list[str]:
+    """Return the projects of the mirror that this GitLab has named, by path."""
+    with read():
+        rows = Project.select(Project.path_with_namespace).where(
+            Project.gitlab_url == gitlab_url, Project.gitlab_id.is_null(False)
+        )
+        return sorted({row[0] for row in rows.tuples()})
+
+
+def read_progress(run_id: str) -> dict[str, Any]:
+    """Return how far a sync is: entities done, how many it knows of, and how many the lists began with."""
+    with read():
+        run = Run.get_by_id(run_id)
+        counts = dict(
+            RunEntity.select(RunEntity.status, peewee.fn.COUNT(RunEntity.id))
+            .join(Run, on=(Run.run_id == RunEntity.run))
+            .where(Run.parent_run_id == run_id)
+            .group_by(RunEntity.status)
+            .tuples()
+        )
+        is_walked = (
+            SyncStep.select()
+            .where(SyncStep.run == run_id, SyncStep.is_last, SyncStep.entity_type == "merge_request")
+            .exists()
+        )
+    known = sum(counts.values())
+    expected = sum(json.loads(run.counters).get("expected", {}).values())
+    return {
+        "run_id": run_id,
+        "status": run.status,
+        "done": known - counts.get(rules.PENDING, 0),
+        "failed": counts.get(rules.FAILED, 0),
+        "total": known if is_walked else max(known, expected),
+    }
