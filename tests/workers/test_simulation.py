@@ -542,7 +542,7 @@ def no_staleness_check_of_a_list(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_claim_takes_whatever_the_task_is_at(patch: pytest.MonkeyPatch) -> None:
-    def claim(task_id: int, *, by: str, lease_ms: int) -> Any:
+    def claim(task_id: int, *, lease_ms: int, **_: Any) -> Any:
         with base.write():
             task = Task.get_or_none(Task.id == task_id)
             if task is None or Run.get_by_id(task.scope_run_id).status != "preflight":
