@@ -558,8 +558,9 @@ def check_run(said: dict[str, Any]) -> None:
 def without_run(text: str) -> str:
     text = re.sub(r"\b[0-9]+(\.[0-9]+)? s\b", "N s", text)
     text = text.replace(" (waited until the deadline)", "")
-    text = re.sub(r"/projects/[^\s,]+", "PATH", text)  # several fail at once; whoever is first is named
-    text = text.replace("PATH was not asked for", "PATH").replace("every request to it is paused", "PATH")  # … or was told so
+    # Several fail at once: whoever is first is named, or finds that another was told to wait.
+    text = re.sub(r"/projects/[^\s,]+( was not asked for)?", "PATH", text)
+    text = text.replace("every request to it is paused", "PATH")
     return re.sub(r"127\.0\.0\.1:[0-9]+", "HERE", RUN_ID.sub("RUN", text))
 
 
