@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import pytest
 import structlog
 
 import cli
+from cli.following import noting_ctrl_c
 from lore.core.errors import (
     CODES,
     EXIT_MEANINGS,
@@ -116,7 +118,15 @@ class Ledger:
         self.called("wait", timeout_s)
         return self.ends
 
-    def run_to_end(self, run_id: str, *, timeout_s: float | None, on_change: Callable[[], None] | None) -> bool:
+    def run_to_end(
+        self,
+        run_id: str,
+        *,
+        timeout_s: float | None,
+        on_change: Callable[[], None] | None,
+        is_interrupted: Callable[[], bool],
+    ) -> bool:
+        assert not is_interrupted()
         self.called("run_to_end", timeout_s)
         return self.ends
 
@@ -615,6 +625,19 @@ def test_ctrl_c_while_waiting_detaches_and_says_how_to_follow_or_cancel(call: Ca
     assert f"  try: lore sync-runs --run-id {RUN_ID} --follow\n  try: lore cancel {RUN_ID}\n" in human.err
     assert robot.json["error"]["code"] == "DETACHED"
     assert "cancel" not in ledger.names()
+
+
+def test_the_first_ctrl_c_in_a_run_of_our_own_is_noted_and_the_second_is_raised() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    with noting_ctrl_c() as was_pressed:
+        assert not was_pressed()
+        signal.raise_signal(signal.SIGINT)
+        assert was_pressed()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.usefixtures("redis")
