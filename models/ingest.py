@@ -18,6 +18,7 @@ from lore.core.payloads import or_none
 from lore.core.plan import DIFFS, DISCUSSIONS, LABEL_EVENTS, MILESTONE_EVENTS, STATE_EVENTS
 from models.base import Table
 from models.content import ENTITY_TABLES, Child, Discussion, EntityLink, MergeRequestDiff, Note, ResourceEvent
+from models.statements import upsert
 
 _CHUNK = 100
 
@@ -117,9 +118,6 @@ class _ChildSet:
     def __init__(self, table: type[Child], entity_type: str, entity_id: int, scope: Mapping[str, Any]) -> None:
         self._table = table
         self._key = _KEYS[table]
-        self._target = [getattr(table, name) for name in _CONFLICT[table]]
-        kept = {*_CONFLICT[table], "id"}
-        self._updated = [field for name, field in table._meta.fields.items() if name not in kept]
         where = [table.entity_type == entity_type, table.entity_id == entity_id]
         where += [getattr(table, name) == value for name, value in scope.items()]
         key = getattr(table, self._key)
@@ -129,13 +127,10 @@ class _ChildSet:
     def upsert(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows; of two with one key the later one wins."""
         unique = {row[self._key]: row for row in rows}
-        ordered = list(unique.values())
-        for start in range(0, len(ordered), _CHUNK):
-            chunk = ordered[start : start + _CHUNK]
-            self._table.insert_many(chunk).on_conflict(conflict_target=self._target, preserve=self._updated).execute()
+        upsert(self._table, _CONFLICT[self._table], list(unique.values()))
         for key in unique:
             self._gone.pop(key, None)
-        self.written += len(ordered)
+        self.written += len(unique)
 
     def delete_the_rest(self) -> int:
         """Delete the rows whose key was not written; return how many."""
