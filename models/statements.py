@@ -34,6 +34,33 @@ def upsert(table: type[Table], key: tuple[str, ...], rows: Sequence[Mapping[str,
         database.execute_many(sql, list(map(itemgetter(*rows[0]), rows)))
 
 
+def insert(table: type[Table], columns: Mapping[str, Any]) -> int:
+    """Insert one row, by the names of its columns, in the caller's transaction; return its id."""
+    cursor = database.execute_sql(
+        _insert_sql(table._meta.table_name, tuple(columns), is_postgresql=is_postgresql()), tuple(columns.values())
+    )
+    return int(cursor.fetchone()[0] if is_postgresql() else cursor.lastrowid)
+
+
+def update(table: type[Table], row_id: int, columns: Mapping[str, Any]) -> None:
+    """Update one row, by the names of its columns, in the caller's transaction."""
+    changes = ", ".join(f'"{name}" = ?' for name in columns)
+    execute(f"UPDATE {table._meta.table_name} SET {changes} WHERE id = ?", *columns.values(), row_id)
+
+
+def execute(sql: str, *values: Any) -> Any:
+    """Execute a statement, each of whose values is a `?` in it, and return its cursor."""
+    return database.execute_sql(sql.replace("?", "%s") if is_postgresql() else sql, values)
+
+
+@lru_cache
+def _insert_sql(table: str, names: tuple[str, ...], *, is_postgresql: bool) -> str:
+    columns = ", ".join(f'"{name}"' for name in names)
+    marks = ", ".join(["%s" if is_postgresql else "?"] * len(names))
+    # Not every SQLite in use knows RETURNING.
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks}){' RETURNING id' if is_postgresql else ''}"
+
+
 @lru_cache
 def _upsert_sql(table: str, key: tuple[str, ...], names: tuple[str, ...], *, is_postgresql: bool) -> str:
     columns = ", ".join(f'"{name}"' for name in names)
