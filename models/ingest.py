@@ -141,7 +141,7 @@ def replace_children(
     position = 0
     for body in bodies:
         rows = []
-        for item in payloads.decode_list(job_type, body):
+        for item in payloads.decode_list(job_type, body, is_checked=True):
             rows.append(
                 _common(entity_type, entity_id, position, observed_at, item.raw) | make_row(job_type, item, position)
             )
@@ -194,7 +194,7 @@ def _replace_discussions(
     for body in bodies:
         rows = []
         note_rows = []
-        for item in payloads.decode_list(DISCUSSIONS, body):
+        for item in payloads.decode_list(DISCUSSIONS, body, is_checked=True):
             rows.append(
                 _common(entity_type, entity_id, position, observed_at, _without_notes(item.raw))
                 | {
