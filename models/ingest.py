@@ -94,7 +94,8 @@ def read_versions(entity_type: str, project_id: int, iid: int) -> tuple[Any, ...
 
 def insert_entity(entity_type: str, project_id: int, iid: int, columns: Mapping[str, Any]) -> int:
     """Insert an entity that the mirror does not hold yet; return its local id."""
-    return statements.insert(ENTITY_TABLES[entity_type], {"project_id": project_id, "iid": iid, **columns})
+    given = {"project_id": project_id, "iid": iid, "parts_observed_at": "{}", **columns}
+    return statements.insert(ENTITY_TABLES[entity_type], given)
 
 
 def update_entity(entity_type: str, entity_id: int, columns: Mapping[str, Any]) -> None:
