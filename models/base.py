@@ -65,6 +65,11 @@ class SqliteDatabase(peewee.SqliteDatabase):
         # SQLite's own LOWER knows ASCII only.
         self.register_function(lambda text: None if text is None else str(text).lower(), "lore_lower", 1)
 
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute one statement for each of many rows."""
+        with peewee.__exception_wrapper__:
+            self.cursor().executemany(sql, rows)
+
 
 class PostgresqlDatabase(peewee.PostgresqlDatabase):
     """PostgreSQL as lore needs it: a session that cannot hold a transaction open while its process is stopped."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import peewee
 
+from models import statements
 from models.base import NeverReusedId, Table, clock, is_postgresql, write
 from models.ledger import Project, Run
 
@@ -243,22 +244,49 @@ def drop_pages(held: Claim) -> None:
     StagedPayload.delete().where(StagedPayload.task == held.task_id, StagedPayload.claim_no == held.claim_no).execute()
 
 
-def staged_bodies(task_id: int, claim_no: int) -> Iterator[bytes]:
-    """Yield a task's pages in order, one at a time: only one is ever in memory."""
-    page = -1
-    while True:
-        row = (
-            StagedPayload.select(StagedPayload.page, StagedPayload.body)
-            .where(StagedPayload.task == task_id, StagedPayload.claim_no == claim_no, StagedPayload.page > page)
-            .order_by(StagedPayload.page)
-            .limit(1)
-            .tuples()
-            .first()
-        )
-        if row is None:
-            return
-        page, body = row
+@dataclass(frozen=True)
+class Staged:
+    """What one endpoint of an entity answered, up to its last page; the first comes along where it is small."""
+
+    task_id: int
+    claim_no: int
+    observed_at: int
+    last_page: int
+    first: bytes | None = None
+
+
+def staged(run_id: str, entity_type: str, iid: int) -> dict[str, Staged]:
+    """Return what was fetched of an entity of a run, by job type."""
+    rows = statements.execute(_STAGED, SMALL_PAGE_BYTES, run_id, entity_type, iid).fetchall()
+    return {
+        job_type: Staged(task_id, claim_no, observed_at, last_page, None if first is None else bytes(first))
+        for job_type, task_id, claim_no, observed_at, last_page, first in rows
+    }
+
+
+def bodies_of(staged: Staged) -> Iterator[bytes]:
+    """Yield its pages in order, one at a time: only one is ever in memory."""
+    page = 0
+    if staged.first is not None:
+        page = 1
+        yield staged.first
+    while page < staged.last_page:
+        page, body = statements.execute(_NEXT_PAGE, staged.task_id, staged.claim_no, page).fetchone()
         yield bytes(body)
+
+
+# The usual entity has one small page of each list: all of them come with one round trip.
+SMALL_PAGE_BYTES: Final = 1 << 18
+_STAGED: Final = """
+SELECT t.job_type, t.id, t.claim_no, t.observed_at,
+  (SELECT MAX(p.page) FROM staged_payloads p WHERE p.task_id = t.id AND p.claim_no = t.claim_no), f.body
+FROM dependent_queue t LEFT JOIN staged_payloads f
+  ON f.task_id = t.id AND f.claim_no = t.claim_no AND f.page = 1 AND LENGTH(f.body) <= ?
+WHERE t.scope_run_id = ? AND t.entity_type = ? AND t.iid = ? AND t.status = 'done'
+"""
+_NEXT_PAGE: Final = """
+SELECT page, body FROM staged_payloads WHERE task_id = ? AND claim_no = ? AND page > ? ORDER BY page LIMIT 1
+"""
 
 
 def paused_until(gitlab_url: str) -> int | None:

@@ -18,12 +18,12 @@ import structlog
 
 from lore.core import payloads, plan, runs, staleness
 from lore.core.errors import BusyError, Failure, LoreError
-from models import ingest, locks
+from models import ingest, locks, statements
 from models.base import clock, is_postgresql, now_ms, read, write
-from models.content import ENTITY_TABLES, DirtySource
-from models.ledger import Run, RunEntity, RunSource
+from models.content import ENTITY_TABLES
+from models.ledger import Run, RunEntity
 from models.locks import Lease, ProjectLock
-from models.queue import Task, staged_bodies
+from models.queue import bodies_of, staged
 from workers import landing, messages, moves, resources
 from workers.actors import BEHIND_PEOPLE, actor
 
@@ -67,10 +67,14 @@ class _FencedOut(Exception):
 
 @dataclass
 class _Work:
-    """One delivery of a commit, and what it has done so far."""
+    """One delivery of a commit, and what it has done so far.
+
+    `now` is the database's time at which it held the lock's row: whoever wrote content before had done so by then.
+    """
 
     run_id: str
     lease: Lease
+    now: int = 0
     next_status: str = runs.SUCCEEDED
     entity: plan.Entity | None = None
     rows: Counter[str] = field(default_factory=Counter)
@@ -153,7 +157,8 @@ def _write(work: _Work) -> None:
             locks.release(work.lease)
             return
         run = Run.get_by_id(work.run_id)
-        waited_ms = now_ms() - run.stage_at
+        work.now = now_ms()
+        waited_ms = work.now - run.stage_at
         work.next_status = runs.status_after(runs.COMMITTING, moves.options_of(run))
         landing.land(run)
         pending = RunEntity.select(RunEntity.entity_type, RunEntity.iid).where(
@@ -179,73 +184,56 @@ def _write(work: _Work) -> None:
         messages.send_run(messages.DOCUMENTS, work.run_id, is_adopted=True)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What one endpoint of an entity answered."""
-
-    task_id: int
-    claim_no: int
-    observed_at: int
-
-
 def _write_entity(work: _Work, entity: plan.Entity) -> None:
-    parts = _parts_of(work.run_id, entity)
+    fetched = staged(work.run_id, entity.entity_type, entity.iid)
+    parts = {endpoint.job_type: fetched[endpoint.job_type] for endpoint in plan.ENDPOINTS[entity.entity_type]}
+    observed_at = min(part.observed_at for part in parts.values())
     own = parts.pop(plan.OWN)
-    observed_at = min([own.observed_at, *(part.observed_at for part in parts.values())])
-    value = payloads.decode_entity(entity.entity_type, b"".join(staged_bodies(own.task_id, own.claim_no)))
+    value = payloads.decode_entity(entity.entity_type, b"".join(bodies_of(own)))
     local = _local(work.lease.project_id, entity)
-    now = now_ms()
     is_settled = staleness.is_settled(value.updated_at, observed_at)
     payload_version = staleness.Version(value.updated_at, observed_at)
     was_gone_since = local is not None and local.deleted_at is not None and observed_at <= local.deleted_at
-    if was_gone_since or staleness.is_stale(payload_version, local.version if local else None, now=now):
+    if was_gone_since or staleness.is_stale(payload_version, local.version if local else None, now=work.now):
         _end_entity(work, entity, runs.SKIPPED_STALE, is_settled=None)
         work.rows["skipped_stale"] += 1
         return
     known = dict(local.parts) if local else {}
     columns = ingest.entity_columns(value) | {"observed_at": observed_at, "deleted_at": None}
-    if local is None:
-        entity_id = ingest.insert_entity(entity.entity_type, work.lease.project_id, entity.iid, columns)
-        known[plan.OWN] = own.observed_at
+    is_equal = local is not None and staleness.is_same_moment(local.version.updated_at, value.updated_at)
+    if is_equal and staleness.is_observed_later(known.get(plan.OWN), own.observed_at, now=work.now):
+        # Another run of it read this endpoint after us, though it began before us; GitLab does not always move
+        # `updated_at`, so its answer is kept.
+        columns = {"observed_at": observed_at}
     else:
-        entity_id = local.entity_id
-        is_equal = staleness.is_same_moment(local.version.updated_at, value.updated_at)
-        if is_equal and staleness.is_observed_later(known.get(plan.OWN), own.observed_at, now=now):
-            # Another run of it read this endpoint after us, though it began before us; GitLab does not always move
-            # `updated_at`, so its answer is kept.
-            columns = {"observed_at": observed_at}
-        else:
-            known[plan.OWN] = own.observed_at
-    for job_type, part in parts.items():
-        if staleness.is_observed_later(known.get(job_type), part.observed_at, now=now):
-            continue
-        bodies = staged_bodies(part.task_id, part.claim_no)
-        work.rows.update(
-            ingest.replace_children(job_type, entity.entity_type, entity_id, bodies, observed_at=part.observed_at)
-        )
-        known[job_type] = part.observed_at
+        known[plan.OWN] = own.observed_at
+    newer = {
+        job_type: part
+        for job_type, part in parts.items()
+        if not staleness.is_observed_later(known.get(job_type), part.observed_at, now=work.now)
+    }
+    known |= {job_type: part.observed_at for job_type, part in newer.items()}
     columns["parts_observed_at"] = json.dumps(known, sort_keys=True)
     columns["children_observed_at"] = min(at for job_type, at in known.items() if job_type != plan.OWN)
-    ingest.update_entity(entity.entity_type, entity_id, columns)
+    if local is None:
+        entity_id = ingest.insert_entity(entity.entity_type, work.lease.project_id, entity.iid, columns)
+    else:
+        entity_id = local.entity_id
+        ingest.update_entity(entity.entity_type, entity_id, columns)
+    for job_type, part in newer.items():
+        written = ingest.replace_children(
+            job_type,
+            entity.entity_type,
+            entity_id,
+            bodies_of(part),
+            observed_at=part.observed_at,
+            is_new=local is None,
+        )
+        work.rows.update(written)
     work.rows[ENTITY_TABLES[entity.entity_type]._meta.table_name] += 1
-    dirty_id = DirtySource.insert(source_type=entity.entity_type, source_id=entity_id, queued_at=clock()).execute()
-    RunSource.insert(
-        run=work.run_id, dirty_source_id=dirty_id, source_type=entity.entity_type, source_id=entity_id
-    ).execute()
+    ingest.mark_dirty(work.run_id, entity.entity_type, entity_id, queued_at=work.now)
     ended = runs.OK if work.next_status == runs.SUCCEEDED else runs.PENDING
     _end_entity(work, entity, ended, is_settled=is_settled)
-
-
-def _parts_of(run_id: str, entity: plan.Entity) -> dict[str, _Part]:
-    columns = (Task.job_type, Task.id, Task.claim_no, Task.observed_at)
-    done = Task.select(*columns).where(
-        Task.scope_run == run_id,
-        Task.entity_type == entity.entity_type,
-        Task.iid == entity.iid,
-        Task.status == runs.DONE,
-    )
-    parts = {job_type: _Part(*rest) for job_type, *rest in done.tuples()}
-    return {e.job_type: parts[e.job_type] for e in plan.ENDPOINTS[entity.entity_type]}
 
 
 @dataclass(frozen=True)
@@ -259,22 +247,23 @@ class _Local:
 
 
 def _local(project_id: int, entity: plan.Entity) -> _Local | None:
-    table = ENTITY_TABLES[entity.entity_type]
-    row = (
-        table.select(table.id, table.updated_at, table.observed_at, table.parts_observed_at, table.deleted_at)
-        .where(table.project == project_id, table.iid == entity.iid)
-        .tuples()
-        .first()
-    )
+    row = ingest.read_versions(entity.entity_type, project_id, entity.iid)
     if row is None:
         return None
     return _Local(row[0], staleness.Version(row[1], row[2]), json.loads(row[3]), row[4])
 
 
 def _end_entity(work: _Work, entity: plan.Entity, status: str, *, is_settled: bool | None) -> None:
-    RunEntity.update(status=status, is_settled=is_settled, updated_at=clock()).where(
-        RunEntity.run == work.run_id, RunEntity.entity_type == entity.entity_type, RunEntity.iid == entity.iid
-    ).execute()
+    statements.execute(
+        "UPDATE sync_run_entities SET status = ?, is_settled = ?, updated_at = ?"
+        " WHERE run_id = ? AND entity_type = ? AND iid = ?",
+        status,
+        is_settled,
+        work.now,
+        work.run_id,
+        entity.entity_type,
+        entity.iid,
+    )
 
 
 def _try_again(work: _Work, error: BusyError) -> None:

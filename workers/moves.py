@@ -20,7 +20,7 @@ from lore.core.plan import PROJECT
 from models.base import clock, database
 from models.ledger import Project, ProjectPath, Run, RunEntity, RunEvent
 from models.locks import ProjectLock
-from models.queue import StagedPayload, Task, staged_bodies
+from models.queue import StagedPayload, Task, bodies_of, staged
 from workers import landing
 
 log = structlog.get_logger(__name__)
@@ -301,11 +301,10 @@ def fail_entities(run_id: str, failures: Sequence[Failure]) -> str | None:
 
 def _confirm_project(run: Run, options: dict[str, Any]) -> None:
     """Bind the run to the project that GitLab answered with, and fail the entities that are of another one."""
-    task = Task.get_or_none(Task.scope_run == run.run_id, Task.entity_type == PROJECT, Task.status == runs.DONE)
+    answer = staged(run.run_id, PROJECT, 0).get(PROJECT)
     gitlab_id = Project.select(Project.gitlab_id).where(Project.project_id == run.project_id).scalar()
-    if task is not None:
-        body = b"".join(staged_bodies(task.id, task.claim_no))
-        gitlab_id = bind_project(run, payloads.decode_project(body), options["project"])
+    if answer is not None:
+        gitlab_id = bind_project(run, payloads.decode_project(b"".join(bodies_of(answer))), options["project"])
     strangers = Task.select(Task.id, Task.entity_type, Task.iid).where(
         Task.scope_run == run.run_id, Task.status == runs.DONE, Task.found_project_id != gitlab_id
     )
