@@ -14,11 +14,11 @@ from typing import Final
 
 import dramatiq
 import peewee
-import structlog
 
 from lore.core import payloads
 from lore.core import runs as rules
 from lore.core.errors import LoreError
+from lore.logs import get_logger
 from lore.settings import ATTRIBUTES, Settings, redact_url
 from models import base, fulltext, vectors
 from models.documents import Document
@@ -26,7 +26,7 @@ from models.ledger import Run
 from models.queue import Task
 from workers import documents, findings, open_ledger, resources
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 # Any of them lets us read what we mirror.
 READING_SCOPES: Final = ("read_api", "api")
