@@ -85,6 +85,7 @@ def test_only_the_documents_that_were_named_are_pending(project: int) -> None:
 
     assert ids(vectors.pending(MODEL, document_ids=[made[1], made[450]])) == [made[1], made[450]]
     assert ids(vectors.pending(MODEL, document_ids=made)) == made
+    assert ids(vectors.pending(MODEL, document_ids=made[::-1], limit=201)) == made[:201]
     assert vectors.pending(MODEL, document_ids=[]) == []
 
 
