@@ -110,11 +110,16 @@ def origin_remote() -> str | None:
     return found.stdout.strip() or None
 
 
-def open_ledger(settings: Settings) -> ModuleType:
-    """Open the database alone, and return `workers.runs`: what only reads works while Redis is down."""
+def open_mirror(settings: Settings) -> None:
+    """Open the database for a command that reads content alone; `workers.runs` loads half of the queue with it."""
     import workers
 
     workers.open_ledger(settings)
+
+
+def open_ledger(settings: Settings) -> ModuleType:
+    """Open the database alone, and return `workers.runs`: what only reads works while Redis is down."""
+    open_mirror(settings)
     from workers import runs
 
     return runs

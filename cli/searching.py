@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from cli.opening import Moment, limit_option, name_project, open_ledger, open_workers, project_option
+from cli.opening import Moment, limit_option, name_project, open_mirror, open_workers, project_option
 from cli.shapes import FOUND, WHOLE, record
 from lore.door import Call, Door
 
@@ -48,16 +48,25 @@ def search(  # noqa: PLR0917  # click calls it by name
     Any text is a legal query: quotes, operators and emoji are searched for themselves. Only the mirror is asked, and
     the embedder. Without -p every project of the mirror is searched.
     """
-    from lore.views import show_hits
-
     settings = call.settings(LORE_PROJECT=project)
-    runs = open_ledger(settings)
+    open_mirror(settings)
     from workers import searching
+
+    named = None
+    if project is not None:
+        from workers import runs
+
+        named = name_project(settings, runs)
+
+    def show() -> None:
+        from lore.views import show_hits
+
+        show_hits(found)
 
     found = searching.search(
         " ".join(words),
         gitlab_url=settings.gitlab_url,
-        project=name_project(settings, runs) if project is not None else None,
+        project=named,
         types=tuple(_TYPES[one] for one in types),
         labels=labels,
         author=author,
@@ -68,7 +77,7 @@ def search(  # noqa: PLR0917  # click calls it by name
     )
     for code, message in found.pop("warnings"):
         call.warn(code, message)
-    call.done(found, show=lambda: show_hits(found))
+    call.done(found, show=show)
 
 
 @click.command(cls=Door, example="lore docs", data=record(sources=WHOLE, documents=WHOLE))

@@ -98,10 +98,11 @@ class Call:
     def warn(self, code: str, message: str) -> None:
         """Say at once what is worth knowing, and keep it for the answer."""
         from lore.core.outcome import Warned
-        from lore.terminal import visible
 
         self._warnings.append(Warned(code, message))
         if not self.is_robot:
+            from lore.terminal import visible
+
             click.secho(f"warning: {visible(message)}", fg="yellow", err=True)
 
     def done(self, data: Mapping[str, Any], *, show: Callable[[], None] | None = None, status: int = 0) -> None:
@@ -339,12 +340,13 @@ def _answer(call: Call) -> int:
 
 def _answer_error(call: Call, error: LoreError) -> int:
     from lore.core.outcome import exit_status, failure, to_json
-    from lore.terminal import error_lines
 
     if call.is_robot:
         answer = to_json(failure(error, meta=call.meta()))
         _print(lambda: click.echo(answer))
         return exit_status(error)
+    from lore.terminal import error_lines
+
     if call.show is not None:
         _print(call.show)
     first, *rest = error_lines(error, with_failures=call.shows_failures)
@@ -380,9 +382,7 @@ def _log_bug(call: Call, error: Exception) -> None:
     """Log where it happened, for who asked for that much: on a screen a traceback helps nobody."""
     # Whatever is broken, the logs included, there is one answer and no traceback.
     with contextlib.suppress(Exception):
-        from structlog import get_logger
-
-        from lore.logs import configure
+        from lore.logs import configure, get_logger
 
         if not call.is_logging:
             is_debug = os.environ.get("LORE_LOG_LEVEL", "").lower() == "debug"
@@ -402,10 +402,7 @@ def _print(show: Callable[[], None]) -> None:
 
 
 def version() -> str:
-    """Return the version of lore that is installed; `0` where it runs from its sources alone."""
-    from importlib import metadata
+    """Return the version of lore."""
+    from lore import __version__
 
-    try:
-        return metadata.version("gitlab-lore")
-    except metadata.PackageNotFoundError:
-        return "0"
+    return __version__

@@ -1,4 +1,9 @@
-"""Logs: one event, one line; for people on a terminal, as JSON otherwise; never with a secret in it."""
+"""Logs: one event, one line; for people on a terminal, as JSON otherwise; never with a secret in it.
+
+structlog loads asyncio and rich with it, which takes longer than many a command does; so it is loaded with the first
+event that is written, and most commands write none.
+"""
+# ruff: noqa: PLC0415  # see above
 
 from __future__ import annotations
 
@@ -6,13 +11,13 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from typing import IO, Any, Final, TextIO
-
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from contextvars import ContextVar
+from typing import IO, TYPE_CHECKING, Any, Final, TextIO
 
 from lore.core.refs import redact_url
-from lore.terminal import visible
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
 
 # A known secret shorter than this is a part of ordinary words; in URLs it is found by its place instead.
 _LEAST_SECRET: Final = 4
@@ -24,6 +29,58 @@ _QUIET: Final[Mapping[str, int]] = {
     "playhouse": logging.INFO,
     "asyncio": logging.WARNING,
 }
+
+_context: ContextVar[Mapping[str, Any] | None] = ContextVar("lore_log_context", default=None)
+
+
+class Logger:
+    """A logger of structlog, made when there is an event to write."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def debug(self, event: str, **keys: Any) -> None:
+        """Log what only a search for a bug needs."""
+        self._log(logging.DEBUG, "debug", event, keys)
+
+    def info(self, event: str, **keys: Any) -> None:
+        """Log what was done."""
+        self._log(logging.INFO, "info", event, keys)
+
+    def warning(self, event: str, **keys: Any) -> None:
+        """Log what went otherwise than asked."""
+        self._log(logging.WARNING, "warning", event, keys)
+
+    def error(self, event: str, **keys: Any) -> None:
+        """Log what somebody has to look at."""
+        self._log(logging.ERROR, "error", event, keys)
+
+    def exception(self, event: str, **keys: Any) -> None:
+        """Log an error with the exception that is being handled."""
+        self._log(logging.ERROR, "exception", event, keys)
+
+    def _log(self, level: int, method: str, event: str, keys: Mapping[str, Any]) -> None:
+        if logging.getLogger(self._name).isEnabledFor(level):
+            import structlog
+
+            if not structlog.is_configured():
+                _configure_structlog()
+            getattr(structlog.get_logger(self._name), method)(event, **keys)
+
+
+def get_logger(name: str) -> Logger:
+    """Return the logger of a module."""
+    return Logger(name)
+
+
+def bind_context(**keys: Any) -> None:
+    """Add keys to every later event of this thread."""
+    _context.set({**(_context.get() or {}), **keys})
+
+
+def clear_context() -> None:
+    """Leave later events as they are."""
+    _context.set(None)
 
 
 def configure(
@@ -46,33 +103,22 @@ def configure(
     threshold = getattr(logging, level.upper())
     target = stream or sys.stderr
     is_console = format == "console" or (format == "auto" and _is_terminal(target))
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    handler = _Handler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+    clean = cleaner(secrets)
+
+    def make_formatter() -> logging.Formatter:
+        from structlog import processors, stdlib
+
+        return stdlib.ProcessorFormatter(
+            foreign_pre_chain=[stdlib.add_logger_name, *_shared()],
             processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info if has_tracebacks else _name_exception,
-                cleaner(secrets),
+                stdlib.ProcessorFormatter.remove_processors_meta,
+                processors.format_exc_info if has_tracebacks else _name_exception,
+                clean,
                 *_rendering(is_console=is_console, has_colours=is_console and _is_terminal(target)),
             ],
         )
-    )
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
+
+    handler = _Handler(stream, make_formatter)
     root = logging.getLogger()
     for old in list(root.handlers):
         if isinstance(old, _Handler):
@@ -83,6 +129,31 @@ def configure(
         logging.getLogger(name).setLevel(max(least, threshold))
     # What cannot be logged (a closed pipe) must not print a traceback.
     logging.raiseExceptions = False
+
+
+def _configure_structlog() -> None:
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_shared(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _shared() -> list[Processor]:
+    from structlog import processors, stdlib
+
+    return [_merge_context, stdlib.add_log_level, processors.TimeStamper(fmt="iso", utc=True)]
+
+
+def _merge_context(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    return {**(_context.get() or {}), **event}
 
 
 def _name_exception(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
@@ -123,6 +194,8 @@ def _cleaned(value: Any, clean_text: Callable[[str], str]) -> Any:
 
 
 def _rendering(*, is_console: bool, has_colours: bool) -> list[Processor]:
+    import structlog
+
     if not is_console:
         return [structlog.processors.JSONRenderer(ensure_ascii=True)]
     # Plain tracebacks: rich's show local variables, and with them what the cleaner never saw.
@@ -135,6 +208,8 @@ def _rendering(*, is_console: bool, has_colours: bool) -> list[Processor]:
 
 
 def _make_visible(logger: WrappedLogger, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    from lore.terminal import visible
+
     return {
         key: visible(value, keeps_lines=key == "exception") if isinstance(value, str) else value
         for key, value in event.items()
@@ -151,9 +226,16 @@ def _is_terminal(stream: IO[str] | None) -> bool:
 class _Handler(logging.StreamHandler[Any]):
     """Writes to the given stream, or to what `sys.stderr` is by then."""
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO | None, make_formatter: Callable[[], logging.Formatter]) -> None:
         self._fixed = stream
+        self._make_formatter = make_formatter
         logging.Handler.__init__(self)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of an event."""
+        if self.formatter is None:
+            self.formatter = self._make_formatter()
+        return self.formatter.format(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one event; a process without standard error logs nowhere."""

@@ -1,14 +1,14 @@
 """Finding documents by their words, by their meaning, or by both.
 
 Words are matched by the database's full-text index. Meaning is compared in two steps: the signs of every vector (a bit
-a number, kept in this process) tell the closest few hundred, and their whole vectors put those in order. Both rankings
-are fused by reciprocal rank.
+a number, kept in this process, or compared by pgvector where the database has it) tell the closest few hundred, and
+their whole vectors put those in order. Both rankings are fused by reciprocal rank.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -31,7 +31,9 @@ Mode = Literal["hybrid", "text", "semantic"]
 
 # How far down each ranking goes before the two are fused.
 _DEPTH: Final = 200
+# Vectors that are read whole; more where most of those are of older texts, and so many at most.
 _CANDIDATES: Final = 400
+_MOST_CANDIDATES: Final = 6_400
 _FEW_WORDS: Final = 3
 _SNIPPET_CHARACTERS: Final = 60_000
 
@@ -127,7 +129,9 @@ def search(
         similarities: dict[int, float] = {}
         if mode != "semantic":
             rankings["text"] = (
-                _by_words(words, filters, depth, enough=limit) if words else _by_string(query, filters, depth, warnings)
+                _by_words(words, filters, depth, warnings, enough=limit)
+                if words
+                else _by_string(query, filters, depth, warnings)
             )
         # What punctuation means to a model is noise.
         if embedder is not None and vector is not None and (words or mode == "semantic"):
@@ -153,18 +157,22 @@ def _embed(query: str, mode: Mode, embedder: Embedder | None, warnings: list[War
         return None, "text"
 
 
-def _by_words(words: Sequence[Word], filters: Filters, depth: int, *, enough: int) -> list[int]:
+def _by_words(words: Sequence[Word], filters: Filters, depth: int, warnings: list[Warned], *, enough: int) -> list[int]:
     """Return documents with all of the words, then, if those are few, documents with any of them.
 
     What stands in very many documents tells them apart least and costs most: a whole question goes without it, and so
     do documents with any of the words.
     """
     rare = [word for word in words if not fulltext.is_common(word)] or words if len(words) > 1 else words
-    found = fulltext.match(rare if len(words) > _FEW_WORDS else words, any_of=False, filters=filters, limit=depth)
-    if len(words) == 1 or len(found) >= enough:
-        return found
-    with_any = fulltext.match(rare, any_of=True, filters=filters, limit=depth)
-    return list(dict.fromkeys([*found, *with_any]))[:depth]
+    asked = rare if len(words) > _FEW_WORDS else words
+    found, is_complete = fulltext.match(asked, any_of=False, filters=filters, limit=depth)
+    if len(words) > 1 and len(found) < enough:
+        with_any, is_complete = fulltext.match(rare, any_of=True, filters=filters, limit=depth)
+        found = list(dict.fromkeys([*found, *with_any]))[:depth]
+    if not is_complete:
+        message = f"so many documents have these words that only the newest {fulltext.most_ranked():,} were ranked"
+        warnings.append(Warned("SEARCHED_IN_PART", message))
+    return found
 
 
 def _by_string(query: str, filters: Filters, depth: int, warnings: list[Warned]) -> list[int]:
@@ -180,38 +188,43 @@ def _by_meaning(
     """Return the cosine of the documents whose present text is closest, closest first."""
     import numpy as np  # noqa: PLC0415  # a search by words does not wait for it
 
-    known = _codes_of(model, len(vector))
-    if not len(known.ids):
-        warnings.append(Warned("NO_VECTORS", f"no document is embedded with {model} yet"))
-        return {}
-    distances = np.bitwise_count(known.codes ^ known.pack(vector)).sum(axis=1, dtype=np.uint16)
-    places = np.arange(len(distances)) if filters == Filters() else _passing(known.documents, filters)
-    taken = 0
+    known = None if codes.has_pgvector() else _codes_of(model, len(vector))
+    closest = _by_pgvector(vector, model, filters) if known is None else known.closest_to(vector, filters)
     best: dict[int, float] = {}
+    seen: set[int] = set()
     gone: list[int] = []
-    order = _closest(distances, places, wanted := _CANDIDATES)
-    while taken < len(order):
-        ids = [int(number) for number in known.ids[order[taken:]]]
-        rows = codes.read_vectors(ids)
-        gone += set(ids).difference(row[0] for row in rows)
+    wanted = _CANDIDATES
+    while True:
+        ids = closest(wanted)
+        # Not simply what is behind them: on PostgreSQL another's commit can come before those that were seen.
+        new = [number for number in ids if number not in seen]
+        rows = codes.read_vectors(new)
         for _, document_id, is_current, raw in rows:
             if is_current and len(raw) == 4 * len(vector):
                 cosine = float(np.frombuffer(raw, dtype="<f4") @ vector)
                 best[document_id] = max(best.get(document_id, -1.0), cosine)
-        taken = len(order)
-        if len(best) >= min(depth, wanted // 4):
+        seen.update(new)
+        gone += set(new).difference(row[0] for row in rows)
+        if len(ids) < wanted or len(best) >= min(depth, wanted // 4):
             break
-        order = _closest(distances, places, wanted := wanted * 4)
-    if gone:
+        if wanted >= _MOST_CANDIDATES:
+            message = "most of the closest vectors are of older texts; what is farther was not looked at: lore embed"
+            warnings.append(Warned("SEARCHED_IN_PART", message))
+            break
+        wanted = min(wanted * 4, _MOST_CANDIDATES)
+    if known is not None and gone:
         known.forget(gone)
+    if not seen and not codes.has_any(model, code_bytes=(len(vector) + 7) // 8):
+        warnings.append(Warned("NO_VECTORS", f"no document is embedded with {model} yet"))
     return dict(sorted(best.items(), key=lambda one: (-one[1], -one[0]))[:depth])
 
 
-def _closest(distances: Any, places: Any, wanted: int) -> Any:
-    """Return the `wanted` places of least distance, in a stable order: a longer answer begins with the shorter."""
-    import numpy as np  # noqa: PLC0415
+def _by_pgvector(vector: Any, model: str, filters: Filters) -> Callable[[int], list[int]]:
+    """Return what tells the vectors with the closest codes, of the documents that pass, closest first."""
+    import numpy as np  # noqa: PLC0415  # see _by_meaning
 
-    return places[np.argsort(distances[places], kind="stable")[:wanted]]
+    code = np.packbits(vector > 0).tobytes()
+    return lambda wanted: codes.closest(model, code, filters=filters, limit=wanted)
 
 
 def _passing(documents: Any, filters: Filters) -> Any:
@@ -257,9 +270,13 @@ class _Codes:
         kept = ~self._np.isin(self.ids, ids)
         self.ids, self.documents, self.codes = self.ids[kept], self.documents[kept], self.codes[kept]
 
-    def pack(self, vector: Any) -> Any:
-        """Return the code of one vector."""
-        return self._widen(self._np.packbits(vector > 0)[None, :])[0]
+    def closest_to(self, vector: Any, filters: Filters) -> Callable[[int], list[int]]:
+        """Return what tells the same as `_by_pgvector`, in the same order."""
+        code = self._widen(self._np.packbits(vector > 0)[None, :])[0]
+        distances = self._np.bitwise_count(self.codes ^ code).sum(axis=1, dtype=self._np.uint16)
+        places = self._np.arange(len(distances)) if filters == Filters() else _passing(self.documents, filters)
+        order = self.ids[places[self._np.argsort(distances[places], kind="stable")]]
+        return lambda wanted: [int(number) for number in order[:wanted]]
 
     def _read(self) -> None:
         for records in codes.read_codes(self._model, after_id=self._last_id, code_bytes=self._code_bytes):

@@ -1,12 +1,15 @@
 """What a search by meaning reads: every code of a model at once, and the vectors of the few that are close.
 
 The rows come as bytes in one value, since a hundred thousand rows by themselves take longer to fetch than to search.
+Where PostgreSQL has pgvector, it compares the codes itself, and none is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
+
+from peewee import fn
 
 from models.base import database, is_postgresql
 from models.documents import Document, Embedding
@@ -19,6 +22,12 @@ _CHUNK: Final = 500
 def count(model: str) -> int:
     """Return how many vectors of a model there are."""
     return int(Embedding.select().where(Embedding.model == model).count())
+
+
+def has_any(model: str, *, code_bytes: int) -> bool:
+    """Tell whether there is any vector of a model whose code is so long."""
+    query = Embedding.select(Embedding.id).where(Embedding.model == model, fn.LENGTH(Embedding.code) == code_bytes)
+    return query.limit(1).tuples().first() is not None
 
 
 def read_codes(model: str, *, after_id: int, code_bytes: int) -> Iterator[bytes]:
@@ -49,6 +58,30 @@ def read_codes(model: str, *, after_id: int, code_bytes: int) -> Iterator[bytes]
         after_id = last
         if records:
             yield bytes.fromhex(records) if isinstance(records, str) else bytes(records)
+
+
+def has_pgvector() -> bool:
+    """Tell whether this database compares codes itself."""
+    # The operator and not the extension: that may stand in a schema which is not looked at.
+    sql = "SELECT to_regoperator('<~>(bit,bit)') IS NOT NULL"
+    return is_postgresql() and bool(database.execute_sql(sql).fetchone()[0])
+
+
+def closest(model: str, code: bytes, *, filters: Filters, limit: int) -> list[int]:
+    """Return the vectors whose codes differ from this one in the fewest bits, of the documents that pass.
+
+    pgvector is asked; it looks at every code, so that no filter ever leaves too few.
+    """
+    where, values = filters.sql()
+    # Codes of two lengths cannot be compared, and one of another length is of another model, whatever is said.
+    sql = (
+        "SELECT e.id FROM embeddings e"
+        f"{' JOIN documents d ON d.id = e.document_id' if where else ''}"
+        f" WHERE e.model = %s AND length(e.signs) = %s{where}"
+        " ORDER BY e.signs <~> %s::varbit, e.id LIMIT %s"
+    )
+    parameters = [model, 8 * len(code), *values, f"x{code.hex()}", limit]
+    return [row[0] for row in database.execute_sql(sql, parameters).fetchall()]
 
 
 def read_vectors(ids: Sequence[int]) -> list[tuple[int, int, bool, bytes]]:

@@ -120,31 +120,48 @@ def _vector(title: Sequence[str], body: Sequence[str]) -> str:
     return " ".join(f"'{term}':{','.join(at)}" for term, at in positions.items())
 
 
-def match(words: Sequence[Word], *, any_of: bool, filters: Filters, limit: int) -> list[int]:
+def most_ranked() -> int:
+    """Return how many documents `match` ranks at most."""
+    return _MAX_RANKED_POSTGRESQL if is_postgresql() else _MAX_RANKED
+
+
+def match(words: Sequence[Word], *, any_of: bool, filters: Filters, limit: int) -> tuple[list[int], bool]:
     """Return the documents that have all of the words, or any of them, best first by BM25 (SQLite) or ts_rank.
 
-    Of more than some thousand matches only the newest documents are ranked: what nearly every text has says little.
+    Of more matches than `most_ranked` only the newest documents are ranked, and then the second value is False: what
+    nearly every text has says little.
     """
     where, values = filters.sql()
+    most = most_ranked()
     if is_postgresql():
+        query = _tsquery(words, any_of=any_of)
+        matches = (
+            f"FROM document_terms t{' JOIN documents d ON d.id = t.document_id' if where else ''}"
+            f" WHERE t.terms @@ %s::tsquery{where}"
+        )
         sql = (
-            "SELECT document_id FROM (SELECT t.document_id, t.terms FROM document_terms t"
-            f"{' JOIN documents d ON d.id = t.document_id' if where else ''} WHERE t.terms @@ %s::tsquery{where}"
-            f" ORDER BY t.document_id DESC LIMIT {_MAX_RANKED_POSTGRESQL}) AS newest"
+            "SELECT document_id, count(*) OVER () FROM (SELECT t.document_id, t.terms"
+            f" {matches} ORDER BY t.document_id DESC LIMIT {most}) AS newest"
             " ORDER BY ts_rank(terms, %s::tsquery) DESC, document_id DESC LIMIT %s"
         )
-        query = _tsquery(words, any_of=any_of)
         parameters: list[Any] = [query, *values, query, limit]
     else:
+        query = _fts5_query(words, any_of=any_of)
         # The plus keeps FTS5 from being asked anew for each document that passes.
         inside = f" AND +rowid IN (SELECT d.id FROM documents d WHERE true{where})" if where else ""
+        matches = f"FROM documents_fts WHERE documents_fts MATCH ?{inside}"
         sql = (
-            "SELECT rowid FROM (SELECT rowid, bm25(documents_fts, 4.0, 1.0) AS score FROM documents_fts"
-            f" WHERE documents_fts MATCH ?{inside} ORDER BY rowid DESC LIMIT {_MAX_RANKED})"
+            "SELECT rowid, count(*) OVER () FROM (SELECT rowid, bm25(documents_fts, 4.0, 1.0) AS score"
+            f" {matches} ORDER BY rowid DESC LIMIT {most})"
             " ORDER BY score, rowid DESC LIMIT ?"
         )
-        parameters = [_fts5_query(words, any_of=any_of), *values, limit]
-    return [row[0] for row in database.execute_sql(sql, parameters).fetchall()]
+        parameters = [query, *values, limit]
+    rows = database.execute_sql(sql, parameters).fetchall()
+    is_complete = not rows or rows[0][1] < most
+    if not is_complete:
+        more = f"SELECT 1 {matches} LIMIT 1 OFFSET {most}"
+        is_complete = database.execute_sql(more, [query, *values]).fetchone() is None
+    return [row[0] for row in rows], is_complete
 
 
 def is_common(word: Word) -> bool:

@@ -53,10 +53,13 @@ def pending(
         query = query.where(~peewee.fn.EXISTS(_valid(model)))
     if document_ids is None:
         return [Pending(*row) for row in query.limit(limit).tuples()]
-    found = []
-    for start in range(0, len(document_ids), _CHUNK):
-        chunk = query.where(Document.id.in_(document_ids[start : start + _CHUNK]))
-        found += [Pending(*row) for row in chunk.tuples()]
+    found: list[Pending] = []
+    ids = sorted(document_ids)
+    for start in range(0, len(ids), _CHUNK):
+        chunk = query.where(Document.id.in_(ids[start : start + _CHUNK]))
+        found += [Pending(*row) for row in chunk.limit(None if limit is None else limit - len(found)).tuples()]
+        if len(found) == limit:
+            break
     return found
 
 

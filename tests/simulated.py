@@ -18,7 +18,6 @@ import dramatiq
 import peewee
 import pytest
 import redis
-import structlog
 from support import (
     CONTENT_ONLY,
     CONTENT_TABLES,
@@ -318,7 +317,7 @@ class Stage:
             return None
         finally:
             self._fault = None
-            structlog.contextvars.clear_contextvars()
+            logs.clear_context()
 
     def come_to(self, moment: str, *, before: Callable[[], None] | None = None) -> None:
         fault = self._fault

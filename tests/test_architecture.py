@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -43,6 +44,20 @@ def test_help_costs_no_import_but_click() -> None:
 
     heavy = {"httpx", "peewee", "dramatiq", "redis", "rich", "structlog", "msgspec", "models", "workers"}
     assert heavy.isdisjoint(set(re.findall(r"'(\w+)'", said)))
+
+
+def test_a_search_loads_neither_logs_nor_queue_nor_terminal(tmp_path: Path) -> None:
+    code = (
+        "import sys, cli; from lore.door import run; status = run(cli.commands, 'lore', sys.argv[1:]);"
+        "print(status, sorted(sys.modules), file=sys.stderr)"
+    )
+    database = {"LORE_DATABASE_URL": f"sqlite://{tmp_path}/lore.db", "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code, "search", "--mode", "text", "--robot", "tide"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | database)
+
+    assert said.stderr.startswith("5 "), "an empty mirror"
+    unneeded = {"structlog", "rich", "dramatiq", "msgspec", "numpy", "httpx", "lore.terminal", "workers.runs"}
+    assert unneeded & set(re.findall(r"'([\w.]+)'", said.stderr)) == set()
 
 
 def test_an_embedded_run_imports_no_redis(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import dramatiq
-import structlog
 
 from lore.core.errors import BusyError
+from lore.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 # What a sync does for itself waits, in a busy worker, behind what a person waits for.

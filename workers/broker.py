@@ -16,16 +16,16 @@ from typing import Any, Final
 
 import dramatiq
 import redis
-import structlog
 from dramatiq import Message, MessageProxy
 from dramatiq.broker import Consumer
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import ConnectionClosed, DecodeError
 
 from lore.core.errors import SettingError
+from lore.logs import get_logger
 from workers.middleware import stack
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 NAMESPACE: Final = "lore"
 # A worker that is silent this long is taken for dead and its messages go to another; a stalled Redis plus the

@@ -14,10 +14,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import peewee
-import structlog
 
 from lore.core import payloads, plan, runs, staleness
 from lore.core.errors import BusyError, Failure, LoreError
+from lore.logs import get_logger
 from models import ingest, locks, statements
 from models.base import clock, is_postgresql, now_ms, read, write
 from models.content import ENTITY_TABLES
@@ -27,7 +27,7 @@ from models.queue import bodies_of, staged
 from workers import landing, messages, moves, resources
 from workers.actors import BEHIND_PEOPLE, actor
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @actor("commit")

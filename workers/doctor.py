@@ -14,19 +14,19 @@ from typing import Final
 
 import dramatiq
 import peewee
-import structlog
 
 from lore.core import payloads
 from lore.core import runs as rules
 from lore.core.errors import LoreError
+from lore.logs import get_logger
 from lore.settings import ATTRIBUTES, Settings, redact_url
-from models import base, fulltext, vectors
+from models import base, codes, fulltext, vectors
 from models.documents import Document
 from models.ledger import Run
 from models.queue import Task
 from workers import documents, findings, open_ledger, resources
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 # Any of them lets us read what we mirror.
 READING_SCOPES: Final = ("read_api", "api")
@@ -189,12 +189,22 @@ def _embeddings(settings: Settings) -> Check:
         return Check("embeddings", False, f"{error.code}: {error.message}", WRITE_SETTINGS)
     with base.read():
         lacking, models = vectors.lacking(embedder.model), vectors.models()
+        compared = _compared()
     others = {name: count for name, count in models.items() if name != embedder.model}
-    detail = f"{embedder.model}, compared in this process; {lacking} documents without a vector"
+    detail = f"{embedder.model}, compared {compared}; {lacking} documents without a vector"
     if others:
         said = ", ".join(f"{count} of {name}" for name, count in sorted(others.items()))
         return Check("embeddings", False, f"{detail}; vectors of other models: {said}", "lore embed --rebuild")
     return Check("embeddings", not lacking, detail, "lore embed" if lacking else None)
+
+
+def _compared() -> str:
+    """Say where the vectors of a search are compared."""
+    if codes.has_pgvector():
+        return "by pgvector"
+    if base.is_postgresql():
+        return "in this process (this database has no pgvector: CREATE EXTENSION vector)"
+    return "in this process"
 
 
 def _redis(settings: Settings) -> Iterator[Check]:

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 
 import peewee
-import structlog
 
 from lore.core import documents as texts
 from lore.core import plan, runs
 from lore.core.errors import BusyError, Failure
+from lore.logs import get_logger
 from models import documents as tables
 from models.base import read, write
 from models.content import ENTITY_TABLES, DirtySource
@@ -21,7 +21,7 @@ from models.ledger import Run, RunDocument, RunEntity, RunSource
 from workers import messages, moves, stages
 from workers.actors import BEHIND_PEOPLE, actor
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @actor("documents")

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import structlog
 
 from lore.core import plan, runs
 from lore.core.errors import BusyError, LoreError, SettingError
+from lore.logs import get_logger
 from models import vectors
 from models.base import read, write
 from models.content import ENTITY_TABLES
@@ -29,7 +29,7 @@ from workers.actors import BEHIND_PEOPLE, actor
 if TYPE_CHECKING:
     from lore.embeddings import Embedder
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 READ_AT_ONCE = 200
 

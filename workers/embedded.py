@@ -11,14 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import dramatiq
-import structlog
 from dramatiq import MessageProxy
 from dramatiq.brokers.stub import StubBroker
 
 from lore.core.errors import BusyError
+from lore.logs import get_logger
 from workers import middleware
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 POLL_S = 0.01
 SWEEP_EVERY_S = 1.0

@@ -12,11 +12,11 @@ import peewee
 
 from lore.core import renames
 from lore.core.errors import NotFoundError
+from lore.core.moments import iso
 from lore.core.plan import MERGE_REQUEST
 from lore.core.renames import Change, Life
 from models.base import read
 from models.content import MergeRequest, MergeRequestDiff, Note
-from workers.runs import iso
 from workers.scope import chosen, full_ref, in_chunks, is_in, projects_of
 
 SNIPPET = 240

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import peewee
 
+from lore.core.moments import iso
 from lore.core.plan import ENTITY_TYPES
 from models.base import database, has_text, is_postgresql, lower, read, sqlite_path
 from models.content import (
@@ -24,7 +25,6 @@ from models.content import (
 )
 from models.documents import Document, Embedding
 from models.ledger import Run
-from workers.runs import iso
 from workers.scope import full_ref, is_in, projects_of
 
 ALL: Final = "all"

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dramatiq
-import structlog
 
 from lore.core import runs
+from lore.logs import get_logger
 from models.base import clock, is_postgresql, write
 from models.ledger import Run
 from models.queue import Task
 from workers import resources
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PREFLIGHT = "preflight"
 FETCH = "fetch"

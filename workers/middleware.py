@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
 from dramatiq import Broker, MessageProxy
 from dramatiq.middleware import Middleware
 
+from lore.logs import bind_context, clear_context
 from models import base
 
 
@@ -20,8 +20,8 @@ class LogContext(Middleware):
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         """Bind the message's names; the actor adds its entity."""
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(
+        clear_context()
+        bind_context(
             run_id=message.options.get("run_id"),
             actor=message.actor_name,
             message_id=message.message_id,
@@ -32,11 +32,11 @@ class LogContext(Middleware):
         self, broker: Broker, message: MessageProxy, *, result: Any = None, exception: BaseException | None = None
     ) -> None:
         """Forget them."""
-        structlog.contextvars.clear_contextvars()
+        clear_context()
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         """Forget them."""
-        structlog.contextvars.clear_contextvars()
+        clear_context()
 
 
 class Connection(Middleware):

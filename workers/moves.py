@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import peewee
-import structlog
 
 from lore.core import payloads, runs
 from lore.core.errors import Failure
 from lore.core.plan import PROJECT
+from lore.logs import get_logger
 from models.base import clock, database
 from models.ledger import Project, ProjectPath, Run, RunEntity, RunEvent
 from models.locks import ProjectLock
 from models.queue import StagedPayload, Task, bodies_of, staged
 from workers import landing
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def record(run_id: str, event: str, *, stage: str, entity: str | None = None, **detail: Any) -> None:

@@ -10,12 +10,12 @@ from typing import Any, Final
 import peewee
 
 from lore.core.errors import NotFoundError
+from lore.core.moments import iso
 from lore.core.plan import MERGE_REQUEST
 from models.base import read
 from models.content import ENTITY_TABLES, MergeRequest, Note
 from workers.history import life_of
 from workers.lists import is_one_of
-from workers.runs import iso
 from workers.scope import chosen, full_ref, in_chunks, is_in, projects_of
 
 # In what somebody took part, in the order in which it is told.

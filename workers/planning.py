@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import peewee
-import structlog
 
 from lore.core import payloads, plan, runs, walk
 from lore.core.errors import BusyError, LoreError, PassingError, RefusedError, SettingError
 from lore.core.plan import Entity
 from lore.gitlab import Answer, check_project, project_segment
+from lore.logs import bind_context, get_logger
 from models.base import clock, database, now_ms, read, write
 from models.content import ENTITY_TABLES
 from models.ledger import Project, Run, RunEntity, SyncCursor, SyncDebt, SyncStep
@@ -28,7 +28,7 @@ from workers import landing, messages, moves, politeness, resources, syncing
 from workers import runs as doors
 from workers.actors import BEHIND_PEOPLE, actor
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 # A planner that waits for its children is woken by them; when a call got lost, it looks for itself after this time.
 LOOK_AGAIN_MS = 10_000
@@ -89,7 +89,7 @@ def take(run_id: str) -> Planner | None:
             started_at=run.started_at or clock(),
             deadline_at=run.deadline_at or clock() + settings.run_deadline_ms,
         ).where(Run.run_id == run_id).execute()
-    structlog.contextvars.bind_contextvars(run_id=run_id)
+    bind_context(run_id=run_id)
     return Planner(run_id, owner, run.kind, json.loads(run.options), run.sends)
 
 

@@ -13,18 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import structlog
-
 from lore.core import payloads, plan, runs
 from lore.core.errors import BusyError, LoreError, PassingError, RefusedError, SettingError
 from lore.gitlab import GitLab, check_entity, check_project, project_segment
+from lore.logs import bind_context, get_logger
 from models.base import clock, now_ms, read, write
 from models.ledger import Project, Run
 from models.queue import Claim, Task, claim, drop_pages, is_held, pause_host, renew, stage_page
 from workers import messages, moves, politeness, resources
 from workers.actors import BEHIND_PEOPLE, actor
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -68,7 +67,7 @@ def fetch(task_id: int) -> None:
     )
     if held is None:
         return
-    structlog.contextvars.bind_contextvars(run_id=held.run_id, entity=_entity(held), job=held.job_type)
+    bind_context(run_id=held.run_id, entity=_entity(held), job=held.job_type)
     try:
         politeness.heed()
         fetched = _fetch(held)

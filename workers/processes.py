@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import dramatiq
-import structlog
 
 from lore.core.errors import BusyError, Exit, StorageError
+from lore.logs import get_logger
 from lore.settings import Settings
 from models import base
 from workers import QUEUES, open_workers, resources
 from workers.embedded import EmbeddedBroker
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 # How long a worker that is told to end may go on with what it has in hand; then claims and leases run out.
 SHUTDOWN_MS = 30_000

@@ -12,10 +12,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import structlog
-
 from lore.core import payloads, plan, runs
 from lore.core.errors import PassingError, RefusedError
+from lore.logs import get_logger
 from models import documents, locks
 from models.base import clock, now_ms, read, write
 from models.content import ENTITY_TABLES
@@ -25,7 +24,7 @@ from workers import moves, resources
 if TYPE_CHECKING:
     from workers.planning import Planner
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LOCK_TRIES = 50
 LOCK_WAIT_S = 0.2

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 from lore.core import staleness
+from lore.core.moments import iso
 from lore.core.plan import Entity, EntityType
 from models.base import read
 from models.content import ENTITY_TABLES, Discussion, EntityLink, MergeRequestDiff, Note, ResourceEvent
 from workers.related import related_to
-from workers.runs import iso
 from workers.scope import find_project, not_in_mirror
 
 _TIMES = {

@@ -13,12 +13,13 @@ from typing import Any
 
 import dramatiq
 import peewee
-import structlog
 
 from lore.core import runs as rules
 from lore.core.errors import BusyError, Failure, NotFoundError, RunError, UsageError
+from lore.core.moments import iso
 from lore.core.plan import Entity, plan_tasks
 from lore.core.runs import RunOptions
+from lore.logs import get_logger
 from models.base import insert_in_chunks, now_ms, read, write
 from models.content import ENTITY_TABLES
 from models.documents import Document
@@ -27,7 +28,7 @@ from models.queue import Task
 from models.watch import Watch
 from workers import messages, moves
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 # A project that GitLab confirmed within this time is not asked for again.
 CONFIRMED_FOR_MS = 3_600_000
@@ -327,13 +328,6 @@ def has_live_worker(*, for_sync: bool = False) -> bool:
 
     served = {queue for worker in live_workers() for queue in worker.rsplit(" ", 1)[-1].split(",")}
     return served.issuperset(SYNC_QUEUES if for_sync else RUN_QUEUES)
-
-
-def iso(at_ms: int | None) -> str | None:
-    """Return a time as ISO 8601 with milliseconds and `Z`."""
-    if at_ms is None:
-        return None
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)

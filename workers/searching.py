@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lore.core.errors import LoreError, NotFoundError, UsageError
+from lore.core.moments import iso
 from lore.core.plan import entity_name
 from lore.search import Found, Hit
 from lore.search import search as find
@@ -13,7 +14,6 @@ from models.base import read
 from models.documents import Document
 from models.fulltext import Filters
 from workers import resources
-from workers.runs import iso
 from workers.scope import projects_of
 
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-import structlog
-
 from lore.core import runs
 from lore.core.errors import BusyError, Failure
 from lore.core.plan import Entity
+from lore.logs import get_logger
 from models.base import clock, now_ms, read, write
 from models.ledger import Run, RunEntity
 from workers import moves, resources
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Lost(Exception):

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import peewee
-import structlog
 
 from lore.core import runs as rules
 from lore.core.errors import BusyError
 from lore.core.plan import Entity, plan_tasks
 from lore.core.runs import RunOptions
+from lore.logs import get_logger
 from models.base import clock, database, insert_in_chunks, now_ms, read, write
 from models.ledger import Project, Run, RunEntity, SyncStep
 from models.queue import Task
 from workers import messages, moves, runs
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 # Whoever works on a sync says so every second; a process that a long write holds up is not taken for dead.
 SILENT_MS = 10_000

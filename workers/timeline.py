@@ -9,6 +9,7 @@ from typing import Any
 
 from lore.core import story
 from lore.core.errors import NotFoundError
+from lore.core.moments import iso
 from lore.core.plan import ISSUE, MERGE_REQUEST, Entity
 from lore.core.story import Event
 from lore.search import search
@@ -17,7 +18,6 @@ from models.content import ENTITY_TABLES, EntityLink, MergeRequest, Note, Resour
 from models.fulltext import Filters
 from models.ledger import Project
 from workers.history import snippet
-from workers.runs import iso
 from workers.scope import full_ref, is_in, not_in_mirror, projects_of
 
 # So soon after a merge that closes it, an issue was closed by that merge.

@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import structlog
-
 from lore.core import runs
 from lore.core.errors import BusyError, StorageError
+from lore.logs import get_logger
 from models.base import clock, database, disconnect, now_ms, read, storage_errors, write
 from models.ledger import Run, RunEntity
 from models.queue import Task
@@ -22,7 +21,7 @@ from workers import findings, messages, moves, resources, stages
 from workers.commit import hand_over
 from workers.findings import Scope
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 # A sync that is worked on says so: whoever would begin another one, or take it over, looks at it.
 _SIGN_EVERY_MS = 1_000

@@ -1,4 +1,4 @@
-"""Moments as people name them: a date, a time, or how long ago."""
+"""Moments as people name them, and as answers do."""
 
 from __future__ import annotations
 
@@ -28,3 +28,10 @@ def parse_moment(text: str, *, now: int) -> int:
         raise ValueError(
             "a date such as 2026-11-01, a time such as 2026-11-01T08:30Z, or 45m, 12h, 7d, 2w ago"
         ) from None
+
+
+def iso(at_ms: int | None) -> str | None:
+    """Return a time in ms as ISO 8601 with milliseconds and `Z`."""
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

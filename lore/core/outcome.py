@@ -23,7 +23,8 @@ WARNINGS: Final[dict[str, str]] = {
     "EMBEDDINGS_OFF": "embeddings are off, so only words were searched",
     "NO_VECTORS": "no document has a vector yet, so only words were searched",
     "OTHER_MODEL": "documents were embedded with another model, and are not found by their meaning",
-    "SEARCHED_IN_PART": "a query without a word was looked for in the newest documents only",
+    "SEARCHED_IN_PART": "not every document was looked at: the query is no word, or too common a one, or too many"
+    " vectors are of older texts",
     "LEFT_QUEUED": "the run was written and waits for a worker",
     "CORRECTED": "a mistyped command or option was read as the only one it can mean",
     "NO_BROWSER": "no browser could be opened for --open",

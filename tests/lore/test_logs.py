@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from lore.logs import configure
+from lore.logs import bind_context, clear_context, configure, get_logger
 
 TOKEN = "glpat-s3cr3t"
 
@@ -29,7 +29,7 @@ def _leave_logging_as_it_was() -> Iterator[None]:
     for name, one in levels.items():
         logging.getLogger(name).setLevel(one)
     structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    clear_context()
 
 
 class Terminal(io.StringIO):
@@ -47,7 +47,7 @@ def test_an_event_is_one_json_line_when_not_on_a_terminal() -> None:
     stream = io.StringIO()
     configure(stream=stream)
 
-    structlog.get_logger().info("run_opened", entities=2)
+    get_logger("lore.test").info("run_opened", entities=2)
 
     (event,) = lines(stream)
     assert (event["event"], event["entities"], event["level"]) == ("run_opened", 2, "info")
@@ -58,7 +58,7 @@ def test_on_a_terminal_an_event_is_for_people() -> None:
     stream = Terminal()
     configure(stream=stream)
 
-    structlog.get_logger().info("run_opened", entities=2)
+    get_logger("lore.test").info("run_opened", entities=2)
 
     assert "run_opened" in stream.getvalue()
     assert "\x1b[" in stream.getvalue()
@@ -69,7 +69,7 @@ def test_console_without_a_terminal_has_no_colours() -> None:
     stream = io.StringIO()
     configure(format="console", stream=stream)
 
-    structlog.get_logger().info("run_opened")
+    get_logger("lore.test").info("run_opened")
 
     assert "\x1b[" not in stream.getvalue()
 
@@ -78,7 +78,7 @@ def test_json_can_be_asked_for_on_a_terminal() -> None:
     stream = Terminal()
     configure(format="json", stream=stream)
 
-    structlog.get_logger().info("run_opened")
+    get_logger("lore.test").info("run_opened")
 
     assert lines(stream)[0]["event"] == "run_opened"
 
@@ -89,7 +89,7 @@ def test_the_standard_librarys_loggers_come_out_the_same_way_once() -> None:
     configure(stream=stream)
 
     logging.getLogger("dramatiq.worker").warning("lost %s", "a message")
-    structlog.get_logger().warning("ours")
+    get_logger("lore.test").warning("ours")
 
     assert [event["event"] for event in lines(stream)] == ["lost a message", "ours"]
     assert lines(stream)[0]["logger"] == "dramatiq.worker"
@@ -99,9 +99,10 @@ def test_what_is_bound_to_the_context_is_in_every_event() -> None:
     stream = io.StringIO()
     configure(stream=stream)
 
-    with structlog.contextvars.bound_contextvars(run_id="r1", entity="!12", actor="fetch", message_id="m", attempt=1):
-        structlog.get_logger().info("ours")
-        logging.getLogger("dramatiq").info("theirs")
+    bind_context(run_id="r1", actor="fetch")
+    bind_context(entity="!12", attempt=1)
+    get_logger("lore.test").info("ours")
+    logging.getLogger("dramatiq").info("theirs")
 
     assert [(event["run_id"], event["entity"], event["attempt"]) for event in lines(stream)] == [("r1", "!12", 1)] * 2
 
@@ -110,9 +111,9 @@ def test_events_below_the_level_are_left_out() -> None:
     stream = io.StringIO()
     configure(level="warning", stream=stream)
 
-    structlog.get_logger().info("quiet")
+    get_logger("lore.test").info("quiet")
     logging.getLogger("dramatiq").info("quiet")
-    structlog.get_logger().warning("loud")
+    get_logger("lore.test").warning("loud")
 
     assert [event["event"] for event in lines(stream)] == ["loud"]
 
@@ -132,7 +133,7 @@ def test_httpx_says_nothing_of_each_request() -> None:
 def test_no_secret_is_in_a_log_line(format: str) -> None:
     stream = io.StringIO()
     configure(format=format, level="debug", stream=stream, secrets=[TOKEN, "", "abc"])
-    log = structlog.get_logger()
+    log = get_logger("lore.test")
 
     log.info(f"with {TOKEN} in it", header={"PRIVATE-TOKEN": TOKEN}, listed=[("a", TOKEN)], raw=TOKEN.encode(), abc=1)
     log.info("urls", url="redis://:pw@host", exception_object=ValueError(TOKEN))
@@ -158,7 +159,7 @@ def test_an_exception_is_one_event() -> None:
     try:
         raise RuntimeError("boom")
     except RuntimeError:
-        structlog.get_logger().exception("unexpected")
+        get_logger("lore.test").exception("unexpected")
 
     (event,) = lines(stream)
     assert "RuntimeError: boom" in event["exception"]
@@ -168,7 +169,7 @@ def test_foreign_text_cannot_steer_the_terminal_of_whoever_tails_the_log() -> No
     stream = Terminal()
     configure(stream=stream)
 
-    structlog.get_logger().warning("gitlab_said", message="\x1b]0;evil\x07\u202e\nerror: faked")
+    get_logger("lore.test").warning("gitlab_said", message="\x1b]0;evil\x07\u202e\nerror: faked")
 
     assert "\x1b]0" not in stream.getvalue()
     assert "\u202e" not in stream.getvalue()
@@ -184,7 +185,7 @@ def test_foreign_text_in_an_event_or_an_exception_cannot_steer_it_either() -> No
     try:
         raise RuntimeError("\x1b[31m\u202e")
     except RuntimeError:
-        structlog.get_logger().exception("unexpected")
+        get_logger("lore.test").exception("unexpected")
 
     assert "\x1b" not in stream.getvalue()
     assert "\u202e" not in stream.getvalue()
@@ -196,7 +197,7 @@ def test_a_stand_in_for_standard_error_is_found_at_each_event(monkeypatch: pytes
     stand_in = io.StringIO()
 
     monkeypatch.setattr(sys, "stderr", stand_in)
-    structlog.get_logger().info("ours")
+    get_logger("lore.test").info("ours")
 
     assert lines(stand_in)[0]["event"] == "ours"
 
@@ -206,7 +207,7 @@ def test_a_process_without_standard_error_logs_nowhere(monkeypatch: pytest.Monke
 
     configure()
 
-    structlog.get_logger().info("ours")
+    get_logger("lore.test").info("ours")
 
 
 def test_a_closed_stream_is_no_traceback() -> None:
@@ -214,7 +215,7 @@ def test_a_closed_stream_is_no_traceback() -> None:
     configure(stream=stream)
     stream.close()
 
-    structlog.get_logger().info("ours")
+    get_logger("lore.test").info("ours")
     configure(stream=stream)
 
 
@@ -226,7 +227,7 @@ def test_a_command_names_an_exception_by_its_kind_and_a_worker_says_where_it_was
         try:
             raise IndexError("planted")
         except IndexError:
-            structlog.get_logger().exception("failed")
+            get_logger("lore.test").exception("failed")
         return capsys.readouterr().err
 
     assert '"exception": "IndexError"' in said(has_tracebacks=False)

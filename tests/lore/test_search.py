@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from lore import search as searching
 from lore.core.documents import Note, Source, Thread, build
 from lore.core.errors import PassingError, UsageError
 from lore.search import Filters, Found, search
-from models.base import write
+from models import codes
+from models.base import database, is_postgresql, write
 from models.content import Discussion, Issue
 from models.content import Note as NoteRow
 from models.documents import Document, Embedding, save
@@ -128,9 +130,18 @@ def test_of_very_many_matches_the_newest_are_ranked(project: int, monkeypatch: p
 
     monkeypatch.setattr(fulltext, "_MAX_RANKED", 2)
     monkeypatch.setattr(fulltext, "_MAX_RANKED_POSTGRESQL", 2)
-    found = [add(project, number, "the tide")[0] for number in range(1, 5)]
+    numbers = [add(project, number, "the tide")[0] for number in range(1, 5)]
+    add(project, 5, "a gauge", author="ida")
+    add(project, 6, "a gauge")
 
-    assert ids(search("tide", mode="text")) == found[:1:-1]
+    found, complete = search("tide", mode="text"), search("gauge", mode="text")
+
+    assert ids(found) == numbers[:1:-1]
+    [warned] = found.warnings
+    assert (warned.code, "newest 2" in warned.message) == ("SEARCHED_IN_PART", True)
+    assert (len(complete.hits), complete.warnings) == (2, [])
+    # Only what passes the filters is counted.
+    assert search("gauge", mode="text", filters=Filters(author="ida")).warnings == []
 
 
 def test_punctuation_is_looked_for_as_it_stands(project: int) -> None:
@@ -231,6 +242,26 @@ def test_more_candidates_are_read_when_the_closest_are_of_older_texts(
     assert ids(search("tide", mode="semantic", embedder=EMBEDDER)) == [current]
 
 
+def test_how_many_vectors_of_older_texts_are_passed_over_is_bounded_and_said(
+    project: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_CANDIDATES", 4)
+    monkeypatch.setattr(searching, "_MOST_CANDIDATES", 8)
+    for number in range(1, 9):
+        [document_id] = add(project, number, f"tide {number}")
+        embed(document_id, "tide", content_hash="of an older text")
+    [farther] = add(project, 99, "lamp")
+    embed(farther, "lamp")
+
+    cut = search("tide", mode="semantic", embedder=EMBEDDER)
+    monkeypatch.setattr(searching, "_MOST_CANDIDATES", 9)
+    whole = search("tide", mode="semantic", embedder=EMBEDDER)
+
+    assert ids(cut) == []
+    assert [(warned.code, "lore embed" in warned.message) for warned in cut.warnings] == [("SEARCHED_IN_PART", True)]
+    assert ids(whole) == [farther]
+
+
 def test_a_process_sees_what_was_embedded_and_deleted_since_its_last_search(project: int) -> None:
     [first] = add(project, 1, "tide")
     gone = embed(first, "tide")
@@ -243,6 +274,57 @@ def test_a_process_sees_what_was_embedded_and_deleted_since_its_last_search(proj
     embed(first, "harbour")
 
     assert set(ids(search("tide", mode="semantic", embedder=EMBEDDER))) == {first, second}
+
+
+ASKED = ["tide", "tide gauge harbour", "lamp quay berth", "pilot crane"]
+NARROWED = [Filters(), Filters(state="closed"), Filters(author="ida", labels=("bug",)), Filters(types=("discussion",))]
+
+
+def test_pgvector_and_this_process_find_the_same(project: int) -> None:
+    if not is_postgresql():
+        pytest.skip("SQLite has no pgvector")
+    dice = random.Random(4)
+    for number in range(1, 121):
+        words = [dice.choice(" ".join(ASKED).split()) for _ in range(4)]
+        threads = (Thread(number, (Note("a quay?", "ida"), Note("a quay!", "olaf"))),) if number % 5 == 0 else ()
+        more = {"author": dice.choice(["ida", "olaf"]), "labels": tuple(dice.sample(["bug", "x"], number % 3))}
+        for document_id in add(project, number, "t", threads=threads, state=dice.choice(["opened", "closed"]), **more):
+            content_hash = "of an older text" if number % 7 == 0 else None
+            embed(document_id, " ".join(words), content_hash=content_hash)
+            if number % 4 == 0:
+                embed(document_id, "tide", model="another/model")
+                embed(document_id, dice.choice(words))
+
+    def answers() -> list[list[tuple[int, dict[str, float]]]]:
+        return [
+            [
+                (hit.document_id, hit.why)
+                for hit in search(asked, mode="semantic", filters=filters, embedder=EMBEDDER).hits
+            ]
+            for asked in ASKED
+            for filters in NARROWED
+        ]
+
+    assert codes.has_pgvector()
+    by_pgvector = answers()
+    database.execute_sql("DROP EXTENSION vector")
+    assert not codes.has_pgvector()
+
+    assert answers() == by_pgvector
+    assert all(by_pgvector)
+
+
+def test_what_pgvector_compares_is_always_of_the_code_that_is_there(project: int) -> None:
+    if not is_postgresql():
+        pytest.skip("SQLite has no pgvector")
+    [one] = add(project, 1, "tide")
+    number = embed(one, "tide")
+    vector = EMBEDDER.embed(["lamp"])[0]
+
+    Embedding.update(code=np.packbits(vector > 0).tobytes()).where(Embedding.id == number).execute()
+
+    [signs] = database.execute_sql("SELECT signs::text FROM embeddings").fetchone()
+    assert signs == "".join("1" if one > 0 else "0" for one in vector)
 
 
 def test_a_document_counts_once_however_many_chunks_are_close(project: int) -> None:

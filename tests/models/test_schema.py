@@ -26,7 +26,7 @@ def all_tables() -> list[type[Table]]:
 
 
 # What only one of the two databases has is in no model.
-WITHOUT_MODEL = ("document_terms", "documents_facets")
+WITHOUT_MODEL = ("document_terms", "documents_facets", "signs", "embeddings_signs")
 
 
 def shape() -> dict[str, Any]:
@@ -36,7 +36,11 @@ def shape() -> dict[str, Any]:
     for table in sorted(set(opened.get_tables()) - {schema.HISTORY, "sqlite_sequence", *WITHOUT_MODEL}):
         indexes = [i for i in opened.get_indexes(table) if i.name not in WITHOUT_MODEL]
         found[table] = {
-            "columns": [(c.name, c.data_type, c.null, c.primary_key) for c in opened.get_columns(table)],
+            "columns": [
+                (c.name, c.data_type, c.null, c.primary_key)
+                for c in opened.get_columns(table)
+                if c.name not in WITHOUT_MODEL
+            ],
             "indexes": sorted((tuple(i.columns), i.unique) for i in indexes),
             "foreign_keys": sorted((k.column, k.dest_table, k.dest_column) for k in opened.get_foreign_keys(table)),
         }

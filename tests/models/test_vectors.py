@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import peewee
+import psycopg
 import pytest
 
-from models import vectors
+from models import base, codes, schema, vectors
 from models.base import now_ms, write
 from models.documents import Document, Embedding
+from models.fulltext import Filters
 from models.ledger import Project
 from models.vectors import Vector
+from workers import doctor
 
 MODEL = "wordllama/l2_supercat-256"
 OTHER = "ollama/nomic-embed-text"
@@ -81,6 +85,7 @@ def test_only_the_documents_that_were_named_are_pending(project: int) -> None:
 
     assert ids(vectors.pending(MODEL, document_ids=[made[1], made[450]])) == [made[1], made[450]]
     assert ids(vectors.pending(MODEL, document_ids=made)) == made
+    assert ids(vectors.pending(MODEL, document_ids=made[::-1], limit=201)) == made[:201]
     assert vectors.pending(MODEL, document_ids=[]) == []
 
 
@@ -161,3 +166,60 @@ def test_the_vectors_go_with_their_document(project: int) -> None:
     Document.delete().where(Document.id == mine).execute()
 
     assert Embedding.select(peewee.fn.COUNT(Embedding.id)).scalar() == 0
+
+
+def test_a_role_that_may_not_make_pgvector_compares_in_its_process(postgresql_url: str, embedder: Any) -> None:
+    with psycopg.connect(postgresql_url, autocommit=True) as admin:
+        admin.execute("DROP SCHEMA IF EXISTS public CASCADE")
+        admin.execute("CREATE SCHEMA public")
+        admin.execute("DROP ROLE IF EXISTS plain")
+        admin.execute("CREATE ROLE plain LOGIN")
+        admin.execute("GRANT ALL ON SCHEMA public TO plain")
+    base.open_database(postgresql_url.replace("postgres:@", "plain:@"))
+    try:
+        schema.bring_up()
+        with base.read():
+            without = codes.has_pgvector(), doctor._compared()
+        with psycopg.connect(postgresql_url, autocommit=True) as admin:
+            admin.execute("CREATE EXTENSION vector")
+        # Whoever may makes it later; nothing else has to be done.
+        with base.read():
+            later = codes.has_pgvector(), doctor._compared()
+        found = codes.closest(MODEL, b"\x01\xff", filters=Filters(), limit=1)
+    finally:
+        base.disconnect()
+        with psycopg.connect(postgresql_url, autocommit=True) as admin:
+            admin.execute("DROP OWNED BY plain CASCADE")
+            admin.execute("DROP ROLE plain")
+
+    assert (without[0], "CREATE EXTENSION vector" in without[1]) == (False, True)
+    assert later == (True, "by pgvector")
+    assert found == []
+
+
+def test_vectors_that_are_there_are_compared_after_an_upgrade(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(postgresql_url, autocommit=True) as admin:
+        admin.execute("DROP SCHEMA public CASCADE")
+        admin.execute("CREATE SCHEMA public")
+    base.open_database(postgresql_url)
+    try:
+        with monkeypatch.context() as earlier:
+            earlier.setattr(schema, "DIRECTORY", tmp_path)
+            for path in sorted(Path(schema.__file__).with_name("migrations").glob("000[123]_*.py")):
+                (tmp_path / path.name).write_text(path.read_text())
+            schema.bring_up()
+        project = Project.insert(gitlab_url="http://gitlab.test", gitlab_id=7, path_with_namespace="g/p").execute()
+        mine = document(int(project), 1)
+        put(mine, "a")
+
+        applied = schema.bring_up()
+
+        [(number, *_)] = Embedding.select(Embedding.id).tuples()
+        assert applied == ["0004_pgvector"]
+        assert codes.closest(MODEL, b"\x01\xff", filters=Filters(), limit=9) == [number]
+        assert codes.closest(MODEL, b"\x01", filters=Filters(), limit=9) == []
+        assert codes.closest(OTHER, b"\x01\xff", filters=Filters(), limit=9) == []
+    finally:
+        base.disconnect()

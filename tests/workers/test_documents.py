@@ -549,6 +549,28 @@ def test_docs_and_embed_drain_what_everybody_left(gitlab: FakeGitLab, embedder: 
     assert_every_vector_is_of_its_text()
 
 
+def test_of_a_batch_in_which_a_text_changed_that_one_alone_is_read_and_embedded_again(
+    gitlab: FakeGitLab, embedder: LetterEmbedder
+) -> None:
+    submit(MR_12, ISSUE_7, embed=False)
+    drain()
+    changed = {Document.content: "changed meanwhile", Document.content_hash: "of it"}
+
+    def meanwhile(texts: Sequence[str]) -> None:
+        embedder.spoil = lambda texts: None
+        Document.update(changed).where(Document.id == document_of(ISSUE_7).id).execute()
+
+    embedder.spoil = meanwhile
+    with statements() as made:
+        done = embed.drain()
+
+    assert done == {"documents": 4, "vectors_deleted": 0}
+    assert embedder.embedded.count("changed meanwhile") == 1
+    assert len(embedder.embedded) == len(set(embedder.embedded)), "no other text twice"
+    # The batch, the one that changed, and that there are no more.
+    assert sum(sql.startswith("SELECT") and '"content",' in sql and "EXISTS" in sql for sql in made.seen) == 3
+
+
 @pytest.mark.invariant("I5")
 def test_draining_leaves_an_open_run_its_own(gitlab: FakeGitLab) -> None:
     run_id = submit(ISSUE_7)
