@@ -8,7 +8,7 @@ import click
 from cli.following import carry_on, progress, report, wait
 from cli.opening import open_ledger, open_workers
 from cli.shapes import RUN, RUN_AND_ENTITIES, WHOLE, either, mapping, record, rows
-from lore.door import Call, Door
+from lore.door import Acting, Call, Door, Tool
 
 
 @click.command(
@@ -17,11 +17,20 @@ from lore.door import Call, Door
     example="lore sync-runs --run-id last --follow",
     data=either(record(runs=rows(RUN)), RUN_AND_ENTITIES),
     writes=False,
-    writes_with=["--retry-failed"],
     listed="runs",
+    tools=[
+        Tool("runs", ("run_id", "status"), help="Show the newest runs of the ledger, or one run and its entities."),
+        Tool(
+            "retry",
+            ("run_id",),
+            always=("--retry-failed",),
+            writes=True,
+            help="Open a run for the entities of a run that did not land.",
+        ),
+    ],
 )
 @click.option("--run-id", metavar="RUN", help="One run: its id, the beginning of it, or last.")
-@click.option("--retry-failed", is_flag=True, help="Open a run for the entities that did not land.")
+@click.option("--retry-failed", cls=Acting, is_flag=True, help="Open a run for the entities that did not land.")
 @click.option("--follow", is_flag=True, help="Print its events as they come, until it ends.")
 @click.option("--status", metavar="STATUS", help="Only runs with this status.")
 @click.pass_obj

@@ -10,7 +10,7 @@ import click
 
 from cli.opening import Moment, limit_option, name_project, open_ledger, project_option, require_project
 from cli.shapes import HISTORY, ISSUES, MERGE_REQUESTS, PEOPLE
-from lore.door import Call, Door
+from lore.door import Call, Door, Tool
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -42,7 +42,13 @@ def _filters(states: tuple[str, ...]) -> Callable[[C], C]:
     return decorate
 
 
-@click.command(cls=Door, example="lore issues --label bug --assignee ida --since 2w", data=ISSUES, writes=False)
+@click.command(
+    cls=Door,
+    example="lore issues --label bug --assignee ida --since 2w",
+    data=ISSUES,
+    writes=False,
+    tools=[Tool("issues")],
+)
 @_filters(("opened", "closed", "all"))
 @click.pass_obj
 def issues(call: Call, /, project: str | None, sort: str, limit: int, **filters: Any) -> None:
@@ -58,6 +64,7 @@ def issues(call: Call, /, project: str | None, sort: str, limit: int, **filters:
     example="lore mrs --state merged --reviewer olaf --target-branch main",
     data=MERGE_REQUESTS,
     writes=False,
+    tools=[Tool("mrs")],
 )
 @_filters(("opened", "closed", "merged", "locked", "all"))
 @click.option("--reviewer", metavar="USERNAME", help="With this reviewer.")
@@ -101,6 +108,7 @@ def _list(call: Call, entity_type: str, *, project: str | None, sort: str, limit
     example="lore file-history src/tides.py --merged --discussions",
     data=HISTORY,
     writes=False,
+    tools=[Tool("file_history")],
 )
 @click.argument("path", metavar="PATH")
 @project_option
@@ -140,7 +148,7 @@ def file_history(  # noqa: PLR0917  # click calls it by name
     call.done(shown, show=lambda: show_history(shown))
 
 
-@click.command(cls=Door, example="lore who src/tides.py", data=PEOPLE, writes=False)
+@click.command(cls=Door, example="lore who src/tides.py", data=PEOPLE, writes=False, tools=[Tool("who")])
 @click.argument("name", metavar="PATH|LABEL")
 @project_option
 @limit_option(20, "people, who did most first")

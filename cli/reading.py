@@ -9,17 +9,17 @@ import click
 
 from cli.opening import limit_option, name_project, open_ledger, project_option, select
 from cli.shapes import SHOWN, STATS, STORY
-from lore.door import Call, Door
+from lore.door import Acting, Call, Door, Tool
 
 if TYPE_CHECKING:
     from lore.core.plan import Entity
     from lore.settings import Settings
 
 
-@click.command(cls=Door, example="lore show 'group/project!12'", data=SHOWN, writes=False)
+@click.command(cls=Door, example="lore show 'group/project!12'", data=SHOWN, writes=False, tools=[Tool("show")])
 @click.argument("ref", metavar="REF")
 @project_option
-@click.option("--open", "is_to_open", is_flag=True, help="Also open it in the browser.")
+@click.option("--open", "is_to_open", cls=Acting, is_flag=True, help="Also open it in the browser.")
 @click.pass_obj
 def show(call: Call, ref: str, project: str | None, is_to_open: bool) -> None:
     """Show what the mirror holds of an entity.
@@ -40,12 +40,18 @@ def show(call: Call, ref: str, project: str | None, is_to_open: bool) -> None:
     call.done(shown, show=lambda: show_entity(shown))
 
 
-@click.command(cls=Door, example="lore timeline '#7'\nlore timeline 'tide table'", data=STORY, writes=False)
-@click.argument("asked", metavar="REF|QUERY")
+@click.command(
+    cls=Door,
+    example="lore timeline '#7'\nlore timeline 'tide table'",
+    data=STORY,
+    writes=False,
+    tools=[Tool("timeline")],
+)
+@click.argument("subject", metavar="REF|QUERY")
 @project_option
 @limit_option(200, "events, oldest first")
 @click.pass_obj
-def timeline(call: Call, asked: str, project: str | None, limit: int) -> None:
+def timeline(call: Call, subject: str, project: str | None, limit: int) -> None:
     """Tell the story of an entity, or of those that fit a query best, in one order of time.
 
     Created, comments, pushes, labels, milestones, mentions, closed, reopened, merged: each with who did it and by what
@@ -54,25 +60,25 @@ def timeline(call: Call, asked: str, project: str | None, limit: int) -> None:
     from lore.core.refs import is_ref, ref_of
 
     settings = call.settings(LORE_PROJECT=project)
-    if is_ref(asked):
-        named = [_find(settings, asked)]
+    if is_ref(subject):
+        named = [_find(settings, subject)]
     else:
         runs = open_ledger(settings)
         from workers import timeline as stories
 
-        named = stories.best_of(settings.gitlab_url, name_project(settings, runs), asked)
+        named = stories.best_of(settings.gitlab_url, name_project(settings, runs), subject)
     from lore.views import show_timeline
     from workers import timeline as stories
 
     events, total = stories.timeline(settings.gitlab_url, named, limit=limit)
     created = [event for event in events if event["kind"] == "created"]
-    title = created[0]["text"] if len(named) == 1 and created else asked
+    title = created[0]["text"] if len(named) == 1 and created else subject
     refs = [ref_of(entity.entity_type, entity.iid, project=name) for name, entity in named]
     shown = {"refs": refs, "title": title, "total": total, "events": events}
     call.done(shown, show=lambda: show_timeline(shown))
 
 
-@click.command(cls=Door, example="lore stats", data=STATS, writes=False)
+@click.command(cls=Door, example="lore stats", data=STATS, writes=False, tools=[Tool("stats")])
 @project_option
 @limit_option(100, "projects, in the order of their paths")
 @click.pass_obj

@@ -10,12 +10,18 @@ import click
 
 from cli.opening import Moment, limit_option, name_project, open_ledger, open_workers, project_option
 from cli.shapes import FOUND, WHOLE, record
-from lore.door import Call, Door
+from lore.door import Call, Door, Tool
 
 _TYPES = {"issue": "issue", "mr": "merge_request", "discussion": "discussion"}
 
 
-@click.command(cls=Door, example="lore search 'engine room' --type mr --since 30d", data=FOUND, writes=False)
+@click.command(
+    cls=Door,
+    example="lore search 'engine room' --type mr --since 30d",
+    data=FOUND,
+    writes=False,
+    tools=[Tool("search")],
+)
 @click.argument("words", nargs=-1, required=True, metavar="QUERY...")
 @click.option("--type", "types", multiple=True, type=click.Choice(list(_TYPES)), help="Only these; may be repeated.")
 @project_option

@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -169,6 +169,28 @@ def _asked() -> int:
     return zlib.crc32(repr((context.info_name, sorted(context.params.items()))).encode())
 
 
+class Acting(click.Option):
+    """An option with which a command that only reads does something all the same; a slip is never read as it."""
+
+
+class Tool(NamedTuple):
+    """How `lore mcp` offers a command.
+
+    Attributes:
+        name: The tool's name.
+        takes: The command's own parameters that a caller may give; empty: all but those that act.
+        always: Words that every call has.
+        writes: Whether it is only offered with `--allow-submit`.
+        help: What it does; empty: what the command's help says.
+    """
+
+    name: str
+    takes: tuple[str, ...] = ()
+    always: tuple[str, ...] = ()
+    writes: bool = False
+    help: str = ""
+
+
 class Door(click.Command):
     """A command with `--robot`, an example, and its exit statuses in the help.
 
@@ -176,8 +198,8 @@ class Door(click.Command):
         example: A command line, or several.
         data: The JSON schema of what it answers (see `cli.shapes`); every command has one.
         writes: Whether it changes anything; a slip in such a command is never corrected.
-        writes_with: The options with which a command that only reads writes all the same.
         listed: The list in its data of which `-n` and `--after` ask a page (see `Call.page`).
+        tools: How `lore mcp` offers it.
     """
 
     def __init__(
@@ -186,21 +208,26 @@ class Door(click.Command):
         example: str = "",
         data: Schema | None = None,
         writes: bool = True,
-        writes_with: Sequence[str] = (),
         listed: str = "",
+        tools: Sequence[Tool] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.example = example
         self.data = data
         self.writes = writes
-        self.writes_with = writes_with
         self.listed = listed
+        self.tools = tools
         if listed:
             self.params += _page_options()
         if data is not None:
             self.params.append(_fields_option())
         self.params.append(_robot_option())
+
+    @property
+    def acts_with(self) -> list[str]:
+        """The options with which it does something, although it only reads."""
+        return [name for param in self.params if isinstance(param, Acting) for name in param.opts]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command, under the name it was called by."""
