@@ -48,10 +48,14 @@ def sync_runs(call: Call, run_id: str | None, retry_failed: bool, follow: bool, 
     settings = call.settings()
     runs = open_workers(settings, needs_token=True) if retry_failed else open_ledger(settings)
     if run_id is None:
+        from lore.core.pages import first_of
         from lore.terminal import show_runs
 
-        listed = call.page(lambda limit, before: runs.list_runs(status, limit, before), key=lambda run: run["run_id"])
-        call.done({"runs": listed}, show=lambda: show_runs(listed))
+        page = call.page()
+        (before,) = page.after or (None,)
+        read = runs.list_runs(status, page.limit + 1, before)
+        listed, following = first_of(read, page.limit, lambda run: (run["run_id"],))
+        call.done_page({"runs": listed, "next": following}, show=lambda: show_runs(listed))
         return
     run_id = runs.find_run(run_id)
     if retry_failed:

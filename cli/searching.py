@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from cli.opening import Moment, limit_option, name_project, open_ledger, open_workers, project_option
+from cli.opening import Moment, name_project, open_ledger, open_workers, project_option
 from cli.shapes import FOUND, WHOLE, record
 from lore.door import Call, Door, Tool
 
@@ -20,6 +20,8 @@ _TYPES = {"issue": "issue", "mr": "merge_request", "discussion": "discussion"}
     example="lore search 'engine room' --type mr --since 30d",
     data=FOUND,
     writes=False,
+    listed="hits",
+    listed_rows=10,
     tools=[Tool("search")],
 )
 @click.argument("words", nargs=-1, required=True, metavar="QUERY...")
@@ -35,7 +37,6 @@ _TYPES = {"issue": "issue", "mr": "merge_request", "discussion": "discussion"}
     default="hybrid",
     help="By words, by meaning, or by both (hybrid).",
 )
-@limit_option(10, "hits")
 @click.pass_obj
 def search(  # noqa: PLR0917  # click calls it by name
     call: Call,
@@ -47,7 +48,6 @@ def search(  # noqa: PLR0917  # click calls it by name
     state: str | None,
     since: int | None,
     mode: str,
-    limit: int,
 ) -> None:
     """Find issues, merge requests and discussions of the mirror.
 
@@ -56,6 +56,7 @@ def search(  # noqa: PLR0917  # click calls it by name
     """
     from lore.views import show_hits
 
+    page = call.page()
     settings = call.settings(LORE_PROJECT=project)
     runs = open_ledger(settings)
     from workers import searching
@@ -70,11 +71,11 @@ def search(  # noqa: PLR0917  # click calls it by name
         state=state,
         since_ms=since,
         mode=mode,
-        limit=limit,
+        page=page,
     )
     for code, message in found.pop("warnings"):
         call.warn(code, message)
-    call.done(found, show=lambda: show_hits(found))
+    call.done_page(found, show=lambda: show_hits(found))
 
 
 @click.command(cls=Door, example="lore docs", data=record(sources=WHOLE, documents=WHOLE))

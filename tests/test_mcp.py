@@ -17,12 +17,23 @@ import pytest
 from hostile import EVIL, fill
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
-from support import GITLAB_URL, PROJECT, FakeGitLab
+from support import (
+    GITLAB_URL,
+    PROJECT,
+    FakeGitLab,
+    discussion_body,
+    drain,
+    entity_body,
+    note_body,
+    submit,
+)
 
 import cli
 from cli import serving, tools
 from cli.tools import offers
+from lore.core import plan
 from lore.core.errors import LoreError
+from lore.core.plan import Entity
 from models import base
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,6 +136,36 @@ def test_what_cannot_be_done_is_a_typed_error_of_the_tool(environ: dict[str, str
 
 
 @pytest.mark.slow
+def test_a_long_list_comes_in_pages_that_fit_and_a_long_text_is_cut_and_can_be_asked_for(
+    environ: dict[str, str], gitlab: FakeGitLab, ledger: Any
+) -> None:
+    base.open_database(environ["LORE_DATABASE_URL"])
+    talked = [discussion_body(n, note_body(n, f"{n} {'talk ' * 400}")) for n in range(1, 101)]
+    gitlab.set(Entity("issue", 7), plan.OWN, entity_body(Entity("issue", 7), description="d" * 60_000))
+    gitlab.set(Entity("issue", 7), plan.DISCUSSIONS, talked)
+    submit(Entity("issue", 7))
+    drain()
+    base.disconnect()
+
+    async def say(client: Client) -> None:
+        first = await call(client, "show", ref="#7")
+        assert "cut" in first
+        assert first["data"]["entity"]["description"].endswith("d…")
+        notes: list[str] = []
+        arguments: dict[str, Any] = {"ref": "#7", "fields": "threads.notes.body"}
+        while True:
+            answer = await call(client, "show", **arguments)
+            assert "cut" not in answer
+            notes += [note["body"] for thread in answer["data"]["threads"] for note in thread["notes"]]
+            if "next" not in answer["meta"]:
+                break
+            arguments["after"] = answer["meta"]["next"]
+        assert notes == [discussion["notes"][0]["body"] for discussion in talked]
+
+    talk(environ, say)
+
+
+@pytest.mark.slow
 def test_calls_at_once_are_each_answered(environ: dict[str, str]) -> None:
     async def say(client: Client) -> None:
         found: dict[int, str] = {}
@@ -206,7 +247,8 @@ def test_every_tool_has_a_schema_of_the_commands_own_parameters() -> None:
     assert schema["properties"]["labels"]["type"] == "array"
     assert schema["properties"]["is_draft"]["type"] == "boolean"
     assert offered["show"].schema()["required"] == ["ref"]
-    assert {"limit", "after", "fields"} <= set(offered["runs"].schema()["properties"])
+    for name in READING:
+        assert {"limit", "after", "fields"} <= set(offered[name].schema()["properties"]), name
     assert set(offered["submit"].schema()["properties"]) == {"refs", "project", "preflight_only"}
 
 

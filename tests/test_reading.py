@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from support import GITLAB_URL, PROJECT, FakeGitLab
 import cli
 from lore.door import run
 from models import base
+from models.content import Issue
 
 # What rich writes for our own styles.
 OURS = re.compile(r"\x1b\[(?:0|1|3[1-6]|1;3[1-6])m")
@@ -168,6 +170,31 @@ def test_a_file_and_a_label_are_of_one_project(call: Callable[..., Said], line: 
 
     assert json.loads(call(f"{line} --robot").out)["error"]["code"] == "NO_PROJECT"
     assert json.loads(call("lore issues --robot").out)["data"]["total"] == 1
+
+
+def test_a_cursor_is_of_the_same_list_and_lasts_while_time_goes_on(call: Callable[..., Said], monkeypatch: Any) -> None:
+    line = "lore timeline '#7' -n 2"
+    following = json.loads(call(f"{line} --robot").out)["meta"]["next"]
+
+    assert json.loads(call(f"{line} --after {following} --robot").out)["data"]["events"]
+    for other in ("lore timeline '!5'", "lore show '#7'", f"{line} -p other/one"):
+        assert json.loads(call(f"{other} --after {following} --robot").out)["error"]["code"] == "USAGE", other
+    for slip in (following[:-4], f"x{following}", following.swapcase()):
+        assert "meta.next" in json.loads(call(f"{line} --after {slip} --robot").out)["error"]["message"], slip
+
+    # The second issue is there by then, and a week ago is a minute later.
+    Issue.insert(**_copied(Issue.get(), iid=8)).execute()
+    first = json.loads(call("lore issues --updated-since 2500w -n 1 --robot").out)
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 60_000_000_000)
+    second = json.loads(call(f"lore issues --updated-since 2500w -n 1 --after {first['meta']['next']} --robot").out)
+    assert [one["iid"] for answer in (first, second) for one in answer["data"]["issues"]] == [8, 7]
+    assert "next" not in second["meta"]
+
+
+def _copied(row: Any, **more: Any) -> dict[str, Any]:
+    values = {name: value for name, value in row.__data__.items() if name != "id"}
+    return values | {"gitlab_id": values["gitlab_id"] + 1} | more
 
 
 def test_a_list_passes_each_option_on(call: Callable[..., Said]) -> None:
