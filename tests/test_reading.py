@@ -17,12 +17,16 @@ from typing import Any
 
 import pytest
 from hostile import EVIL, MARKUP, SHOWN, fill
-from support import GITLAB_URL, PROJECT, FakeGitLab
+from support import GITLAB_URL, PROJECT, FakeGitLab, drain, submit
 
 import cli
+from lore.core import plan
+from lore.core.errors import Exit, RefusedError
+from lore.core.plan import Entity
 from lore.door import run
 from models import base
 from models.content import Issue
+from models.ledger import Project
 
 # What rich writes for our own styles.
 OURS = re.compile(r"\x1b\[(?:0|1|3[1-6]|1;3[1-6])m")
@@ -39,7 +43,11 @@ READING = [
     f"lore who {shlex.quote(EVIL)}",
     f"lore who {shlex.quote('~' + EVIL)}",
     "lore stats",
+    "lore search evil",
+    "lore search evil --type discussion --mode text",
 ]
+# What is said of runs: of one that failed with what GitLab wrote, in a project that has such a name.
+LEDGER = ["lore sync-runs", "lore sync-runs --run-id last", "lore sync-runs --run-id last --follow"]
 
 
 class Terminal(io.StringIO):
@@ -91,20 +99,48 @@ def call(
 
 @pytest.mark.parametrize("line", READING, ids=[line.split("\x1b")[0] for line in READING])
 def test_no_view_writes_a_byte_that_steers_a_terminal(call: Callable[..., Said], line: str) -> None:
+    Project.update(path_with_namespace=EVIL).execute()
+
     plain, screen, paged = call(line), call(line, lines=1000), call(line, lines=2)
 
     for said in (plain, screen, paged):
         assert said.status == 0, said
-        left = said.out if said is plain else OURS.sub("", said.out)
-        bad = {character for character in left if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")}
-        assert bad <= {"\n"}, said
-        assert "\nerror: fake" not in left
+        _assert_harmless(said.out if said is plain else OURS.sub("", said.out))
     assert paged.out == OURS.sub("", screen.out), "a pager that is not known to show colours gets none"
-    if line != "lore stats":
-        assert MARKUP in plain.out
-        assert re.sub(r"\s", "", SHOWN) in re.sub(r"\s", "", plain.out)
-        assert r"\x1b]0;title\x07" in OURS.sub("", screen.out).replace("\n", "")
-        assert OURS.search(screen.out), "on a terminal it is coloured"
+    assert MARKUP in plain.out
+    assert re.sub(r"\s", "", SHOWN) in re.sub(r"\s", "", plain.out)
+    assert r"\x1b]0;title\x07" in OURS.sub("", screen.out).replace("\n", "")
+    assert OURS.search(screen.out), "on a terminal it is coloured"
+
+
+def _assert_harmless(said: str) -> None:
+    bad = {character for character in said if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")}
+    assert bad <= {"\n"}, said
+    assert "\nerror: fake" not in said
+
+
+def test_every_command_that_only_reads_is_looked_at_here() -> None:
+    looked_at = {line.split()[1] for line in READING + LEDGER}
+    of_ours_alone = {"doctor", "robot-docs", "mcp", "completion"}
+
+    assert {name for name, door in cli.commands.commands.items() if not door.writes} == looked_at | of_ours_alone
+
+
+@pytest.mark.parametrize("line", LEDGER)
+def test_no_line_about_a_run_steers_a_terminal(call: Callable[..., Said], gitlab: FakeGitLab, line: str) -> None:
+    entity = Entity("issue", 8)
+    gitlab.set(entity, plan.OWN, RefusedError("GITLAB_NOT_FOUND", EVIL))
+    submit(entity)
+    drain()
+    Project.update(path_with_namespace=EVIL).execute()
+
+    plain, screen = call(line), call(line, lines=1000)
+
+    for said in (plain, screen):
+        assert said.status == (Exit.PREFLIGHT if "--follow" in line else 0), said
+        _assert_harmless(OURS.sub("", said.out) if said is screen else said.out)
+        _assert_harmless(said.err)
+    assert re.sub(r"\s", "", SHOWN) in re.sub(r"\s", "", plain.out + plain.err)
 
 
 def test_an_error_that_names_hostile_paths_is_harmless(call: Callable[..., Said]) -> None:
