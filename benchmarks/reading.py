@@ -61,16 +61,14 @@ def main() -> None:
 def commands() -> dict[str, Callable[[], Any]]:
     def listed(entity_type: str, **filters: Any) -> Callable[[], Any]:
         def work() -> Any:
-            rows, total = lists.list_entities(URL, PATH, entity_type, lists.Filters(**filters))
-            shown = {"total": total, f"{entity_type}s": rows}
+            shown = lists.list_entities(URL, PATH, entity_type, lists.Filters(**filters))
             views.show_entities(shown)
             return shown
 
         return work
 
     def told(entity: Entity) -> Any:
-        events, total = timeline.timeline(URL, [(PATH, entity)])
-        shown = {"title": "t", "events": events, "total": total}
+        shown = {"title": "t", **timeline.timeline(URL, [(PATH, entity)])}
         views.show_timeline(shown)
         return shown
 

@@ -158,7 +158,7 @@ class Ledger:
         self.called("serve", queues, threads, processes, until_stdin_closes)
         return 0
 
-    def show(self, gitlab_url: str, project: str, entity_type: str, iid: int) -> dict[str, Any]:
+    def show(self, gitlab_url: str, project: str, entity_type: str, iid: int, *, page: Any) -> dict[str, Any]:
         self.called("show", project, entity_type, iid)
         notes = [
             {
@@ -178,6 +178,7 @@ class Ledger:
             "files": [{"old_path": "a\u202eb", "new_path": "c"}],
             "links": [],
             "fresh": {"observed_at": "2026-11-23T05:41:49.123Z", "settled": True},
+            "next": None,
         }
 
     def checks(self, settings: Any) -> Iterator[SimpleNamespace]:
@@ -1016,7 +1017,9 @@ def test_a_demo_without_its_extra_says_so(call: Caller, monkeypatch: pytest.Monk
     assert answer.json["error"]["code"] == "MISSING_EXTRA"
 
 
-DOORS = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("cli/*.py"), ROOT / "lore/door.py"))
+# What `lore mcp` alone imports, when it is called.
+LATE = {"cli/serving.py", "cli/tools.py"}
+DOORS = sorted({str(path.relative_to(ROOT)) for path in (*ROOT.glob("cli/*.py"), ROOT / "lore/door.py")} - LATE)
 
 
 @pytest.mark.parametrize("path", DOORS)

@@ -11,6 +11,7 @@ import peewee
 
 from lore.core.errors import NotFoundError
 from lore.core.moments import iso
+from lore.core.pages import Page, page_of
 from lore.core.plan import MERGE_REQUEST
 from models.base import read
 from models.content import ENTITY_TABLES, MergeRequest, Note
@@ -21,16 +22,17 @@ from workers.scope import chosen, full_ref, in_chunks, is_in, projects_of
 # In what somebody took part, in the order in which it is told.
 PARTS: Final = ("authored", "assigned", "reviewed", "merged", "commented")
 _SHOWN_REFS: Final = 3
+_PAGE: Final = Page(20)
 
 
-def who(gitlab_url: str, project: str, name: str, *, limit: int = 20) -> dict[str, Any]:
+def who(gitlab_url: str, project: str, name: str, *, page: Page = _PAGE) -> dict[str, Any]:
     """Return who worked on a path (through all its names) or, else, under a label: most first, then latest, then name.
 
     Args:
         gitlab_url: The configured GitLab.
         project: A full path or a numeric id.
         name: A path, a label, or `~label`, which is never read as a path.
-        limit: So many people.
+        page: Which people.
 
     Raises:
         NotFoundError: UNKNOWN_PROJECT, or PATH_NOT_FOUND with the nearest known paths.
@@ -51,15 +53,17 @@ def who(gitlab_url: str, project: str, name: str, *, limit: int = 20) -> dict[st
                 if not _of_label(projects, label, people):
                     error.message += ", and nothing has such a label"
                     raise
-    views = people.views()
+    ranked = people.ranked()
+    shown, following = page_of(ranked, page, lambda one: one.place)
     (path,) = projects.values()
     return {
         "project": path,
         "kind": kind,
         "name": label if kind == "label" else name,
         "paths": paths,
-        "total": len(views),
-        "people": views[:limit],
+        "total": len(ranked),
+        "people": [person.view() for person in shown],
+        "next": following,
     }
 
 
@@ -67,9 +71,24 @@ def who(gitlab_url: str, project: str, name: str, *, limit: int = 20) -> dict[st
 class _Person:
     """What one person did."""
 
+    username: str
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
     last_at: int = 0
     refs: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def place(self) -> tuple[int, int, str]:
+        """Who did most comes first, then who did something last."""
+        return (-sum(self.counts.values()), -self.last_at, self.username)
+
+    def view(self) -> dict[str, Any]:
+        return {
+            "username": self.username,
+            **self.counts,
+            "total": sum(self.counts.values()),
+            "last_at": iso(self.last_at),
+            "refs": sorted(self.refs, key=lambda ref: (-self.refs[ref], ref))[:_SHOWN_REFS],
+        }
 
 
 class _People:
@@ -81,7 +100,7 @@ class _People:
     def add(self, username: str | None, part: str, ref: str, at: int | None, count: int = 1) -> None:
         if username is None:
             return
-        person = self._by_name.setdefault(username, _Person())
+        person = self._by_name.setdefault(username, _Person(username))
         person.counts[part] += count
         person.last_at = max(person.last_at, at or 0)
         person.refs[ref] = max(person.refs.get(ref, 0), at or 0)
@@ -90,20 +109,8 @@ class _People:
         for username in json.loads(usernames) if usernames else []:
             self.add(username, part, ref, at)
 
-    def views(self) -> list[dict[str, Any]]:
-        ordered = sorted(
-            self._by_name.items(), key=lambda item: (-sum(item[1].counts.values()), -item[1].last_at, item[0])
-        )
-        return [
-            {
-                "username": username,
-                **person.counts,
-                "total": sum(person.counts.values()),
-                "last_at": iso(person.last_at),
-                "refs": sorted(person.refs, key=lambda ref: (-person.refs[ref], ref))[:_SHOWN_REFS],
-            }
-            for username, person in ordered
-        ]
+    def ranked(self) -> list[_Person]:
+        return sorted(self._by_name.values(), key=lambda person: person.place)
 
 
 def _of_path(projects: Mapping[int, str], path: str, people: _People) -> list[str]:
