@@ -9,6 +9,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -61,7 +62,7 @@ def write(path: Path | None, benchmark: str, rows: Sequence[Row], curves: Sequen
     if path is None:
         return
     # The file it goes to says nothing of how it was measured.
-    asked = [word for word in sys.argv[1:] if word != "--json" and word != str(path) and word != f"--json={path}"]
+    asked = [word for before, word in pairwise(sys.argv) if "--json" not in (before, word)]
     command = shlex.join(["python", f"benchmarks/{benchmark}.py", *asked])
     found = {
         "benchmark": benchmark,
