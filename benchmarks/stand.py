@@ -18,15 +18,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(1, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from chaos.stage import Process, Stage, environment
 from servers import RedisServer, redis_running, wait_until
 
 from lore.demo.client import Demo
 from lore.demo.server import spawn
+
+ROOT = Path(__file__).resolve().parents[1]
 
 __all__ = ["Demo", "Peer", "Process", "RedisServer", "Stage", "redis_running", "requests_of", "spawn", "wait_until"]
 
