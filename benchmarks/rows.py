@@ -82,7 +82,7 @@ def show(rows: Sequence[Row]) -> None:
         if row.ratio is not None:
             line += f" {row.ratio:6.2f}x of {number(row.its_figure or 0)} ({row.against})"
         if row.wanted is not None:
-            line += f"; wanted {row.wanted}{'' if row.met is None else ': met' if row.met else ': MISSED'}"
+            line += f"  wanted {row.wanted}{'' if row.met is None else ': met' if row.met else ': MISSED'}"
         print(line, flush=True)
 
 
