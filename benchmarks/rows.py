@@ -9,6 +9,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -61,7 +62,7 @@ def write(path: Path | None, benchmark: str, rows: Sequence[Row], curves: Sequen
     if path is None:
         return
     # The file it goes to says nothing of how it was measured.
-    asked = [word for word in sys.argv[1:] if word != "--json" and word != str(path) and word != f"--json={path}"]
+    asked = [word for before, word in pairwise(sys.argv) if "--json" not in (before, word)]
     command = shlex.join(["python", f"benchmarks/{benchmark}.py", *asked])
     found = {
         "benchmark": benchmark,
@@ -81,7 +82,7 @@ def show(rows: Sequence[Row]) -> None:
         if row.ratio is not None:
             line += f" {row.ratio:6.2f}x of {number(row.its_figure or 0)} ({row.against})"
         if row.wanted is not None:
-            line += f"; wanted {row.wanted}{'' if row.met is None else ': met' if row.met else ': MISSED'}"
+            line += f"  wanted {row.wanted}{'' if row.met is None else ': met' if row.met else ': MISSED'}"
         print(line, flush=True)
 
 
