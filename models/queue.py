@@ -120,8 +120,7 @@ def claim(task_id: int, *, by: str, lease_ms: int, gitlab_url: str | None = None
                 return None
         if not _CLAIM.changed(task_id=task_id, by=by, lease_ms=lease_ms):
             return None
-        *fields, claimed_until = _CLAIMED.row(task_id=task_id)
-        return Claim(task_id, *fields, claimed_until - lease_ms)
+        return Claim(task_id, *_CLAIMED.row(task_id=task_id, lease_ms=lease_ms))
 
 
 _IS_FOR_SYNC: Final = Prepared(
@@ -159,7 +158,7 @@ _CLAIMED: Final = Prepared(
         Task.iid,
         Task.job_type,
         Task.tries,
-        Task.claimed_until,
+        Task.claimed_until - given("lease_ms"),
     ).where(Task.id == given("task_id"))
 )
 
