@@ -9,8 +9,9 @@ from typing import Final
 import peewee
 
 from models import statements
-from models.base import NeverReusedId, Table, clock, is_postgresql, write
+from models.base import NeverReusedId, Table, clock, database, is_postgresql, write
 from models.ledger import Project, Run
+from models.prepared import Prepared, given, moment
 
 
 class Task(Table):
@@ -114,47 +115,53 @@ def claim(task_id: int, *, by: str, lease_ms: int, gitlab_url: str | None = None
     with write():
         if gitlab_url is not None:
             _lock_host(gitlab_url)
-            is_for_sync = peewee.fn.EXISTS(
-                Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.kind != "surgical")
-            )
-            is_patient = Task.select().where(Task.id == task_id, is_for_sync).exists()
+            is_patient = bool(_IS_FOR_SYNC.row(task_id=task_id))
             if not has_room(gitlab_url, most=most, is_patient=is_patient):
-                Task.update(next_at=clock() + NO_ROOM_WAIT_MS, sent_at=None).where(
-                    Task.id == task_id, Task.status == "pending"
-                ).execute()
+                _WAIT_FOR_ROOM.execute(task_id=task_id, wait_ms=NO_ROOM_WAIT_MS)
                 return None
-        now = clock()
-        in_preflight = Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.status == "preflight")
-        claimed = (
-            Task.update(
-                status="claimed",
-                claim_no=Task.claim_no + 1,
-                claimed_by=by,
-                claimed_until=now + lease_ms,
-                tries=Task.tries + 1,
-            )
-            .where(
-                Task.id == task_id,
-                Task.status == "pending",
-                Task.next_at.is_null() | (Task.next_at <= now),
-                peewee.fn.EXISTS(in_preflight),
-            )
-            .execute()
-        )
-        if not claimed:
+        if not _CLAIM.changed(task_id=task_id, by=by, lease_ms=lease_ms):
             return None
-        task = Task.get_by_id(task_id)
-        return Claim(
-            task_id=task_id,
-            claim_no=task.claim_no,
-            run_id=task.scope_run_id,
-            project_id=task.project_id,
-            entity_type=task.entity_type,
-            iid=task.iid,
-            job_type=task.job_type,
-            tries=task.tries,
-            began_at=task.claimed_until - lease_ms,
-        )
+        return Claim(task_id, *_CLAIMED.row(task_id=task_id, lease_ms=lease_ms))
+
+
+_IS_FOR_SYNC: Final = Prepared(
+    lambda: (
+        Task.select(Task.id)
+        .join(Run, on=(Run.run_id == Task.scope_run))
+        .where(Task.id == given("task_id"), Run.kind != "surgical")
+    )
+)
+_WAIT_FOR_ROOM: Final = Prepared(
+    lambda: Task.update(next_at=moment() + given("wait_ms"), sent_at=None).where(
+        Task.id == given("task_id"), Task.status == "pending"
+    )
+)
+_CLAIM: Final = Prepared(
+    lambda: Task.update(
+        status="claimed",
+        claim_no=Task.claim_no + 1,
+        claimed_by=given("by"),
+        claimed_until=moment() + given("lease_ms"),
+        tries=Task.tries + 1,
+    ).where(
+        Task.id == given("task_id"),
+        Task.status == "pending",
+        Task.next_at.is_null() | (Task.next_at <= moment()),
+        peewee.fn.EXISTS(Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.status == "preflight")),
+    )
+)
+_CLAIMED: Final = Prepared(
+    lambda: Task.select(
+        Task.claim_no,
+        Task.scope_run,
+        Task.project,
+        Task.entity_type,
+        Task.iid,
+        Task.job_type,
+        Task.tries,
+        Task.claimed_until - given("lease_ms"),
+    ).where(Task.id == given("task_id"))
+)
 
 
 def has_room(gitlab_url: str, *, most: int, is_patient: bool) -> bool:
@@ -163,43 +170,69 @@ def has_room(gitlab_url: str, *, most: int, is_patient: bool) -> bool:
     A live claim stands for a request. Of what GitLab says is left, a patient task leaves some to a person's, and it
     waits while one of those is about to be claimed.
     """
-    of_host = Project.select(Project.project_id).where(Project.gitlab_url == gitlab_url)
-    planners = Run.select().where(
-        Run.status == "walking", Run.stage_owner.is_null(False), Run.stage_until > clock(), Run.project.in_(of_host)
-    )
-    live = live_claims(gitlab_url) + planners.count()
-    if live >= most:
-        return False
-    host = GitLabHost.get_or_none(GitLabHost.gitlab_url == gitlab_url, GitLabHost.reset_at > clock())
+    claims, planners, remaining, is_somebody_waiting = _ROOM.row(gitlab_url=gitlab_url)
+    live = claims + planners
     spared = max(1, most // 4) if is_patient else 0
-    if host is not None and host.remaining is not None and live + spared >= host.remaining:
+    if live >= most or (remaining is not None and live + spared >= remaining):
         return False
-    return not (is_patient and _is_somebody_waiting(of_host))
+    return not (is_patient and is_somebody_waiting)
 
 
 def live_claims(gitlab_url: str) -> int:
     """Count the tasks of a host that are being fetched now, in the caller's transaction."""
-    of_host = Project.select(Project.project_id).where(Project.gitlab_url == gitlab_url)
-    live = Task.select().where(Task.status == "claimed", Task.claimed_until > clock(), Task.project.in_(of_host))
-    return int(live.count())
+    return int(_LIVE_CLAIMS.row(gitlab_url=gitlab_url)[0])
 
 
-def _is_somebody_waiting(of_host: peewee.Query) -> bool:
+def _of_host() -> peewee.Query:
+    return Project.select(Project.project_id).where(Project.gitlab_url == given("gitlab_url"))
+
+
+def _live_claims() -> peewee.Query:
+    return Task.select(peewee.fn.COUNT(Task.id)).where(
+        Task.status == "claimed", Task.claimed_until > moment(), Task.project.in_(_of_host())
+    )
+
+
+def _planners() -> peewee.Query:
+    return Run.select(peewee.fn.COUNT(Run.run_id)).where(
+        Run.status == "walking", Run.stage_owner.is_null(False), Run.stage_until > moment(), Run.project.in_(_of_host())
+    )
+
+
+def _remaining() -> peewee.Query:
+    return GitLabHost.select(GitLabHost.remaining).where(
+        GitLabHost.gitlab_url == given("gitlab_url"), GitLabHost.reset_at > moment()
+    )
+
+
+def _somebody_waiting() -> peewee.Query:
     soon = Task.select(Task.id).where(
-        Task.scope_run == Run.run_id, Task.status == "pending", Task.sent_at > clock() - ABOUT_TO_BE_CLAIMED_MS
+        Task.scope_run == Run.run_id, Task.status == "pending", Task.sent_at > moment() - ABOUT_TO_BE_CLAIMED_MS
     )
-    waiting = Run.select().where(
-        Run.status == "preflight", Run.kind == "surgical", Run.project.in_(of_host), peewee.fn.EXISTS(soon)
+    return Run.select(Run.run_id).where(
+        Run.status == "preflight", Run.kind == "surgical", Run.project.in_(_of_host()), peewee.fn.EXISTS(soon)
     )
-    return bool(waiting.exists())
+
+
+_LIVE_CLAIMS: Final = Prepared(_live_claims)
+_ROOM: Final = Prepared(
+    lambda: peewee.Select(
+        columns=(_live_claims(), _planners(), _remaining(), peewee.fn.EXISTS(_somebody_waiting()))
+    ).bind(database)
+)
 
 
 def _lock_host(gitlab_url: str) -> None:
     """Let claims of one host come one after the other; SQLite's writers do anyhow."""
     if is_postgresql():
-        GitLabHost.insert(gitlab_url=gitlab_url).on_conflict(
-            conflict_target=[GitLabHost.gitlab_url], update={GitLabHost.gitlab_url: gitlab_url}
-        ).execute()
+        _LOCK_HOST.execute(gitlab_url=gitlab_url)
+
+
+_LOCK_HOST: Final = Prepared(
+    lambda: GitLabHost.insert(gitlab_url=given("gitlab_url")).on_conflict(
+        conflict_target=[GitLabHost.gitlab_url], update={GitLabHost.gitlab_url: given("gitlab_url")}
+    )
+)
 
 
 def note_limits(gitlab_url: str, remaining: int, reset_ms: int) -> None:
@@ -229,14 +262,16 @@ def is_held(held: Claim) -> tuple[peewee.Expression, ...]:
 
 def stage_page(held: Claim, page: int, body: bytes) -> None:
     """Keep one page of the claim's answer, in the caller's transaction; a page asked for again replaces the earlier."""
-    (
-        StagedPayload.insert(task=held.task_id, claim_no=held.claim_no, page=page, body=body)
-        .on_conflict(
-            conflict_target=[StagedPayload.task, StagedPayload.claim_no, StagedPayload.page],
-            preserve=[StagedPayload.body],
-        )
-        .execute()
+    _STAGE.execute(task_id=held.task_id, claim_no=held.claim_no, page=page, body=body)
+
+
+_STAGE: Final = Prepared(
+    lambda: StagedPayload.insert(
+        task=given("task_id"), claim_no=given("claim_no"), page=given("page"), body=given("body")
+    ).on_conflict(
+        conflict_target=[StagedPayload.task, StagedPayload.claim_no, StagedPayload.page], preserve=[StagedPayload.body]
     )
+)
 
 
 def drop_pages(held: Claim) -> None:
@@ -291,13 +326,15 @@ SELECT page, body FROM staged_payloads WHERE task_id = ? AND claim_no = ? AND pa
 
 def paused_until(gitlab_url: str) -> int | None:
     """Return until when this host asked to be left alone; None when it did not, or that time is over."""
-    row = (
-        GitLabHost.select(GitLabHost.paused_until)
-        .where(GitLabHost.gitlab_url == gitlab_url, GitLabHost.paused_until > clock())
-        .tuples()
-        .first()
-    )
+    row = _PAUSED_UNTIL.row(gitlab_url=gitlab_url)
     return int(row[0]) if row else None
+
+
+_PAUSED_UNTIL: Final = Prepared(
+    lambda: GitLabHost.select(GitLabHost.paused_until).where(
+        GitLabHost.gitlab_url == given("gitlab_url"), GitLabHost.paused_until > moment()
+    )
+)
 
 
 def pause_host(gitlab_url: str, wait_ms: int) -> None:
