@@ -16,6 +16,7 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -114,7 +115,7 @@ def fill(wanted: int, topics: Topics) -> dict[str, float]:
         base.database.execute_sql("DROP INDEX document_terms_terms")
     while made < wanted:
         batch = []
-        for _ in range(50):
+        for _ in range(1_000 if base.is_postgresql() else 50):
             number += 1
             batch.append(_source(vocabulary, dice, number, dice.choice(projects)))
         began = time.process_time()
@@ -128,6 +129,7 @@ def fill(wanted: int, topics: Topics) -> dict[str, float]:
             print(f"  {made:,} documents", file=sys.stderr, flush=True)
     _embed(topics)
     if base.is_postgresql():
+        base.database.execute_sql("SET maintenance_work_mem = '256MB'")
         base.database.execute_sql("CREATE INDEX document_terms_terms ON document_terms USING gin (terms)")
         base.database.execute_sql("VACUUM ANALYZE")  # as PostgreSQL soon does by itself
     return spent | {"documents": made, "per_second": made / (spent["build"] + spent["save"])}
@@ -309,6 +311,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=100)
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server ends with us
     documents, repeats = (2_000, 8) if asked.quick else (asked.documents, asked.repeats)
     name = "PostgreSQL" if asked.postgresql else "SQLite"
     with mirror(documents, on_postgresql=asked.postgresql) as spent:
