@@ -3,21 +3,24 @@
 Compared to wordllama called directly, on the same chunks: `WordLlama.load` with its package folder as `cache_dir`, then
 `embed(chunks, norm=True)`. Times are medians; the two take turns, so that what else the machine does meets both.
 
-    .venv/bin/python benchmarks/embedding.py [--chunks 20000] [--repeats 5]
+    python benchmarks/embedding.py [--chunks 20000] [--repeats 5] [--quick] [--json FILE]
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import rows
+from rows import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_PER_S = 5_000
@@ -47,33 +50,43 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = rows.arguments(__doc__)
     parser.add_argument("--chunks", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    asked = parser.parse_args()
     core = sorted(os.sched_getaffinity(0))[-1]
     os.sched_setaffinity(0, {core})  # before a library counts the cores; children have it too
-    fresh(args.repeats)
-    sys.exit(0 if throughput(args.chunks, args.repeats) else 1)
+    chunks, repeats = (4_000, 2) if asked.quick else (asked.chunks, asked.repeats)
+    found = [*fresh(repeats), *throughput(chunks, repeats)]
+    rows.show(found)
+    rows.write(asked.json, "embedding", found)
 
 
-def fresh(repeats: int) -> None:
-    print(f"a fresh process that embeds one query (median of {repeats}, one core)")
-    print(f"{'':<24}{'ms':>8}{'peak MB':>10}")
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in FRESH}
+def fresh(repeats: int) -> list[Row]:
+    """Return the rows of fresh processes that embed one query, on one core."""
+    taken: dict[str, list[float]] = {name: [] for name in FRESH}
+    peaks: dict[str, list[float]] = {name: [] for name in FRESH}
     for _ in range(repeats):
         for name, script in FRESH.items():
             started = time.perf_counter()
             done = subprocess.run(
                 [sys.executable, "-c", script + PEAK], cwd=ROOT, capture_output=True, text=True, check=True
             )
-            found[name].append((time.perf_counter() - started, int(done.stdout) / 1024))
-    for name, runs in found.items():
-        spent_ms = statistics.median(spent for spent, _ in runs) * 1000
-        print(f"{name:<24}{spent_ms:>8.0f}{statistics.median(peak for _, peak in runs):>10.0f}")
+            taken[name].append((time.perf_counter() - started) * 1000)
+            peaks[name].append(int(done.stdout) / 1024)
+    ms = {name: rows.median(values) for name, values in taken.items()}
+    peak = {name: rows.median(values) for name, values in peaks.items()}
+    others = [name for name in FRESH if name != "lore"]
+    return [
+        *(Row("a fresh process that embeds a query, p50", ms["lore"], "ms", name, ms[name]) for name in others),
+        Row(
+            "its memory", peak["lore"], "MB", "wordllama", peak["wordllama"], wanted="< 300 MB", met=peak["lore"] < 300
+        ),
+    ]
 
 
-def throughput(count: int, repeats: int) -> bool:
+def throughput(count: int, repeats: int) -> list[Row]:
+    """Return the rows of chunks a second of the processor's time, on one core."""
     import wordllama
 
     from lore.embeddings import build_embedder
@@ -94,18 +107,35 @@ def throughput(count: int, repeats: int) -> bool:
             started = time.process_time()
             run()
             spent[name].append(time.process_time() - started)
+    rates = {name: count / rows.median(times) for name, times in spent.items()}
     size = statistics.mean(len(chunk) for chunk in chunks)
-    print(
-        f"\n{len(chunks)} chunks of {size:.0f} characters, {len(documents)} documents (median of {repeats}, one core)"
-    )
-    print(f"{'':<24}{'chunks/s':>10}{'of wordllama':>14}")
-    rates = {name: count / statistics.median(times) for name, times in spent.items()}
-    for name, rate in rates.items():
-        print(f"{name:<24}{rate:>10.0f}{rate / rates['wordllama, embed']:>13.2f}x")
-    print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
-    met = rates["lore, embed"] >= TARGET_PER_S
-    print(f"target {TARGET_PER_S} chunks/s: {'met' if met else 'MISSED'}")
-    return met
+    which = f"{count:,} chunks of {size:.0f} characters on one core"
+    enough = rates["lore, embed"] >= TARGET_PER_S
+    return [
+        Row(
+            f"{which}, embedded",
+            rates["lore, embed"],
+            "/s",
+            "wordllama",
+            rates["wordllama, embed"],
+            wanted=f"≥ {TARGET_PER_S:,}/s",
+            met=enough,
+        ),
+        Row(
+            f"{which}, embedded",
+            rates["lore, embed"],
+            "/s",
+            "wordllama, sorted by length first",
+            rates["wordllama, by length"],
+        ),
+        Row(
+            f"{which}, split and embedded",
+            rates["lore, split and embed"],
+            "/s",
+            "wordllama, which only embeds",
+            rates["wordllama, embed"],
+        ),
+    ]
 
 
 def generate(count: int, split: Callable[[str], list[str]]) -> tuple[list[str], list[str]]:

@@ -1,26 +1,35 @@
 """Measure a run of one merge request, with documents and embedding, on an empty mirror and on a large one.
 
-    python benchmarks/runs.py [--documents 100000] [--rounds 25] [--json FILE]
+    python benchmarks/runs.py [--documents 100000] [--rounds 25] [--quick] [--json FILE]
 
 Two processes do the same runs in turn, one request at a time of a demo GitLab, so that a busy machine is unkind to
-both alike. Then a fresh `lore search` on the large mirror is compared with a process that only loads the model and
-embeds the query.
+both alike. Then fresh `lore search` processes on the large mirror take turns with one that only loads the model and
+embeds the query, and one that only imports Peewee and asks FTS5. Peewee loads PostgreSQL's driver wherever that is
+installed, also for SQLite; so each is measured once more as who has not got the extra `postgres` has it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import rows
+import search as mirror
+from rows import Row
+
+from lore.demo.server import spawn
 
 ROOT = Path(__file__).resolve().parents[1]
+# Of this program alone: ru_maxrss of a child begins with what its parent had.
+PEAK = """
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
+"""
 WORKER = """
 import os, sys, time
 import workers
@@ -41,12 +50,28 @@ for line in sys.stdin:
     assert runs.error_of(done.run_id) is None
     print(ms, flush=True)
 """
+SEARCH = """
+import sys, cli
+from lore.door import run
+assert run(cli.commands, "lore", sys.argv[1:]) == 0
+"""
 ONLY_THE_MODEL = "from lore.embeddings import build_embedder; build_embedder('wordllama').embed(['tide table'])"
+ONLY_FTS5 = """
+import sys, peewee
+sql = "SELECT rowid FROM documents_fts WHERE documents_fts MATCH ? ORDER BY bm25(documents_fts) LIMIT 10"
+assert peewee.SqliteDatabase(sys.argv[1]).execute_sql(sql, (sys.argv[2],)).fetchall()
+"""
 
 
 def worker(environ: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER], env=environ, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", WORKER + PEAK],
+        env=environ,
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -58,31 +83,62 @@ def ask(process: subprocess.Popen[str], iid: int) -> float:
     return float(process.stdout.readline())
 
 
-def timed(command: list[str], environ: dict[str, str], rounds: int) -> list[float]:
-    taken = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        subprocess.run(command, env=environ, cwd=ROOT, check=True, capture_output=True)
-        taken.append((time.perf_counter() - began) * 1000)
-    return taken
+def fresh(database: Path, environ: dict[str, str], rounds: int) -> list[Row]:
+    """Return the rows of fresh processes, which take turns."""
+    word = next(word for word in mirror.Vocabulary(3).words[400:] if word.isalpha() and word.islower())
+    searching = [sys.executable, "-m", "cli", "--robot", "search", word]
+    commands = {
+        "a fresh lore search": searching,
+        "a process that loads the model and embeds the query": [sys.executable, "-c", ONLY_THE_MODEL],
+        "a fresh lore search --mode text": [*searching, "--mode", "text"],
+        "a process that imports Peewee and asks FTS5": [sys.executable, "-c", ONLY_FTS5, str(database), word],
+    }
+    absent = database.with_name("absent")
+    (absent / "psycopg").mkdir(parents=True)
+    (absent / "psycopg" / "__init__.py").write_text("raise ImportError\n")
+    found: list[Row] = []
+    for which, more in (("", {}), (", without the extra postgres", {"PYTHONPATH": str(absent)})):
+        taken: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(rounds):
+            for name, command in commands.items():
+                began = time.perf_counter()
+                subprocess.run(command, env=environ | more, cwd=ROOT, check=True, capture_output=True)
+                taken[name].append((time.perf_counter() - began) * 1000)
+        names = list(commands)
+        for ours, theirs in (names[:2], names[2:]):
+            found.append(at_most(1.5, f"{ours}{which}", taken[ours], theirs, taken[theirs]))
+    peak = subprocess.run(
+        [sys.executable, "-c", SEARCH + PEAK, "--robot", "search", word],
+        env=environ,
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [*found, memory("a fresh lore search", peak.stderr)]
+
+
+def at_most(factor: float, what: str, ours: list[float], against: str, theirs: list[float]) -> Row:
+    figure, its_figure = rows.median(ours), rows.median(theirs)
+    met = figure <= factor * its_figure
+    return Row(f"{what}, p50", figure, "ms", against, its_figure, wanted=f"≤ {factor}x", met=met)
+
+
+def memory(what: str, said: str) -> Row:
+    megabytes = int(said.rsplit(maxsplit=1)[-1]) / 1024
+    return Row(f"the memory of {what}", megabytes, "MB", wanted="< 300 MB", met=megabytes < 300)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = rows.arguments(__doc__)
     parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-    import search as mirror
-
-    from lore.demo.server import spawn
-
+    asked = parser.parse_args()
+    documents, rounds = (2_000, 4) if asked.quick else (asked.documents, asked.rounds)
     with tempfile.TemporaryDirectory(prefix="lore-bench-") as name, spawn("demo") as demo:
         folder = Path(name)
-        large = folder / "large.db"
-        print(f"filling a mirror of {arguments.documents:,} documents", file=sys.stderr)
-        mirror.generate(large, arguments.documents)
+        print(f"filling a mirror of {documents:,} documents", file=sys.stderr)
+        mirror.generate(folder / "large.db", documents)
         environs = {
             size: os.environ
             | {
@@ -97,34 +153,23 @@ def main() -> None:
         workers = {size: worker(environ) for size, environ in environs.items()}
         taken: dict[str, list[float]] = {size: [] for size in workers}
         try:
-            for nth in range(arguments.rounds + 3):
+            for nth in range(rounds + 3):
                 for size, process in workers.items():
                     ms = ask(process, 1 + nth)
                     if nth >= 3:  # the first ones load what a process loads once
                         taken[size].append(ms)
         finally:
-            for process in workers.values():
-                assert process.stdin
-                process.stdin.close()
-                process.wait()
-        search = [sys.executable, "-m", "cli", "--robot", "search", "tide", "table"]
-        fresh = {
-            "lore search": timed(search, environs["large"], 9),
-            "only the model": timed([sys.executable, "-c", ONLY_THE_MODEL], environs["large"], 9),
-        }
-    figures: dict[str, Any] = {name: statistics.median(values) for name, values in (taken | fresh).items()}
-    figures["ratio"] = figures["large"] / figures["empty"]
-    figures["fresh ratio"] = figures["lore search"] / figures["only the model"]
-    print(
-        f"a run of one merge request: {figures['large']:.0f} ms beside {arguments.documents:,} documents, "
-        f"{figures['empty']:.0f} ms on an empty mirror: ratio {figures['ratio']:.2f} (target ≤ 1.2)"
-    )
-    print(
-        f"a fresh lore search: {figures['lore search']:.0f} ms, {figures['only the model']:.0f} ms to load the model "
-        f"and embed the query: ratio {figures['fresh ratio']:.2f} (target ≤ 1.5)"
-    )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+            peaks = {size: process.communicate()[1] for size, process in workers.items()}
+        what = f"a run of one merge request beside {documents:,} documents"
+        found = [
+            at_most(1.2, what, taken["large"], "on an empty mirror", taken["empty"]),
+            memory("a process that runs and embeds", peaks["large"]),
+            *fresh(
+                folder / "large.db", environs["large"] | {"LORE_GITLAB_URL": "http://bench"}, max(rounds * 9 // 25, 2)
+            ),
+        ]
+    rows.show(found)
+    rows.write(asked.json, "runs", found)
 
 
 if __name__ == "__main__":
