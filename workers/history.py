@@ -18,7 +18,7 @@ from lore.core.plan import MERGE_REQUEST
 from lore.core.renames import Change, Life
 from models.base import read
 from models.content import MergeRequest, MergeRequestDiff, Note
-from workers.scope import chosen, full_ref, in_chunks, is_in, projects_of
+from workers.scope import chosen, full_ref, in_chunks, is_in, plain_rows, projects_of
 
 SNIPPET = 240
 _PAGE: Final = Page(30)
@@ -130,7 +130,7 @@ class _Changes:
         rows = owner.select(owner.id, at, owner.iid, owner.state)
         for these in chosen(owner.id, sorted(ids - set(self._owners))):
             its = rows.where(is_in(owner, self._projects), *these)
-            self._owners.update((row[0], row[1:]) for row in its.tuples())
+            self._owners.update((entity_id, (at, iid, state)) for entity_id, at, iid, state in plain_rows(its))
 
 
 def _change(owner: tuple[int, int, str], row: Sequence[Any]) -> Change:

@@ -275,7 +275,9 @@ def _count_children(holdings: Mapping[int, _Holding]) -> None:
 
 
 def _find_last_runs(holdings: Mapping[int, _Holding]) -> None:
-    newest = Run.select(peewee.fn.MAX(Run.run_id)).where(Run.project.in_(list(holdings))).group_by(Run.project)
+    # Not a sync's children, which are part of it.
+    is_ours = Run.project.in_(list(holdings)) & Run.parent_run_id.is_null()
+    newest = Run.select(peewee.fn.MAX(Run.run_id)).where(is_ours).group_by(Run.project)
     rows = Run.select(Run.project, Run.run_id, Run.status, Run.finished_at).where(Run.run_id.in_(newest))
     for project_id, run_id, status, finished_at in rows.tuples():
         holdings[project_id].last_run = {"run_id": run_id, "status": status, "finished_at": iso(finished_at)}

@@ -17,7 +17,7 @@ from models.base import read
 from models.content import ENTITY_TABLES, MergeRequest, Note
 from workers.history import life_of
 from workers.lists import is_one_of
-from workers.scope import chosen, full_ref, in_chunks, is_in, projects_of
+from workers.scope import chosen, full_ref, in_chunks, is_in, plain_rows, projects_of
 
 # In what somebody took part, in the order in which it is told.
 PARTS: Final = ("authored", "assigned", "reviewed", "merged", "commented")
@@ -100,7 +100,9 @@ class _People:
     def add(self, username: str | None, part: str, ref: str, at: int | None, count: int = 1) -> None:
         if username is None:
             return
-        person = self._by_name.setdefault(username, _Person(username))
+        person = self._by_name.get(username)
+        if person is None:
+            person = self._by_name[username] = _Person(username)
         person.counts[part] += count
         person.last_at = max(person.last_at, at or 0)
         person.refs[ref] = max(person.refs.get(ref, 0), at or 0)
@@ -121,20 +123,21 @@ def _of_path(projects: Mapping[int, str], path: str, people: _People) -> list[st
     table = MergeRequest
     columns = (table.id, table.iid, table.author, table.assignees, table.reviewers, table.merged_by)
     for these in chosen(table.iid, list(at_of)):
-        for row in table.select(*columns).where(is_in(table, projects), *these).namedtuples():
-            at = at_of.get(row.iid)
+        rows = table.select(*columns).where(is_in(table, projects), *these)
+        for entity_id, iid, author, assignees, reviewers, merged_by in plain_rows(rows):
+            at = at_of.get(iid)
             if at is None:
                 continue
-            refs[row.id] = ref = full_ref(project, MERGE_REQUEST, row.iid)
-            people.add(row.author, "authored", ref, at)
-            people.add_all(row.assignees, "assigned", ref, at)
-            people.add_all(row.reviewers, "reviewed", ref, at)
-            people.add(row.merged_by, "merged", ref, at)
+            refs[entity_id] = ref = full_ref(project, MERGE_REQUEST, iid)
+            people.add(author, "authored", ref, at)
+            people.add_all(assignees, "assigned", ref, at)
+            people.add_all(reviewers, "reviewed", ref, at)
+            people.add(merged_by, "merged", ref, at)
     counted = (Note.entity_id, Note.author)
     rows = Note.select(*counted, peewee.fn.MAX(Note.created_at), peewee.fn.COUNT(Note.id)).where(
         Note.entity_type == MERGE_REQUEST, Note.new_path.in_(life.paths) | Note.old_path.in_(life.paths)
     )
-    for entity_id, author, last_at, count in rows.group_by(*counted).tuples():
+    for entity_id, author, last_at, count in plain_rows(rows.group_by(*counted)):
         if entity_id in refs:
             people.add(author, "commented", refs[entity_id], last_at, count)
     return life.paths
@@ -162,7 +165,7 @@ def _of_label(projects: Mapping[int, str], label: str, people: _People) -> bool:
                 Note.entity_id.in_(ids),
                 Note.system == False,  # noqa: E712  # SQL's own
             )
-            for entity_id, author, at, count in rows.group_by(*counted).tuples():
+            for entity_id, author, at, count in plain_rows(rows.group_by(*counted)):
                 people.add(author, "commented", refs[entity_id], at, count)
     return has_any
 

@@ -26,7 +26,7 @@ from lore.core.errors import NotFoundError
 from lore.core.pages import Page
 from lore.core.plan import Entity
 from models.content import Issue, MergeRequest
-from models.ledger import Project
+from models.ledger import Project, Run
 from workers import history, lists, people, reads, timeline
 from workers.lists import Filters
 
@@ -352,6 +352,9 @@ def test_who_of_neither_path_nor_label_is_not_found(renamed: None, name: str) ->
 
 
 def test_stats_say_what_is_held_how_fresh_and_how_big(closed: None) -> None:
+    last = Run.select().order_by(Run.run_id.desc()).get()
+    Run.insert(**last.__data__ | {"run_id": f"{last.run_id}.0001", "parent_run_id": last.run_id}).execute()
+
     shown = lists.stats(GITLAB_URL, None)
 
     (held,) = shown["projects"]
@@ -367,6 +370,7 @@ def test_stats_say_what_is_held_how_fresh_and_how_big(closed: None) -> None:
     }
     assert held["oldest_observed_at"] <= held["newest_observed_at"]
     assert held["last_run"]["status"] == "succeeded"
+    assert held["last_run"]["run_id"] == last.run_id, "a part of a sync is no run that anybody asked for"
     assert shown["database"]["size_bytes"] > 10_000
     assert json.dumps(shown)
 
