@@ -63,8 +63,7 @@ def main() -> None:
 def commands() -> dict[str, Callable[[], Any]]:
     def listed(entity_type: str, **filters: Any) -> Callable[[], Any]:
         def work() -> Any:
-            listed, total = lists.list_entities(URL, PATH, entity_type, lists.Filters(**filters))
-            shown = {"total": total, f"{entity_type}s": listed}
+            shown = lists.list_entities(URL, PATH, entity_type, lists.Filters(**filters))
             views.show_entities(shown)
             return shown
 

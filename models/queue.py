@@ -111,17 +111,31 @@ def claim(task_id: int, *, by: str, lease_ms: int, gitlab_url: str | None = None
         lease_ms: For how long.
         gitlab_url: The host whose claims are counted; None: none are.
         most: How many live claims a host may have.
+
+    Raises:
+        NoRoom: That many it has, or others come first.
     """
     with write():
         if gitlab_url is not None:
             _lock_host(gitlab_url)
             is_patient = bool(_IS_FOR_SYNC.row(task_id=task_id))
             if not has_room(gitlab_url, most=most, is_patient=is_patient):
-                _WAIT_FOR_ROOM.execute(task_id=task_id, wait_ms=NO_ROOM_WAIT_MS)
-                return None
+                raise NoRoom
         if not _CLAIM.changed(task_id=task_id, by=by, lease_ms=lease_ms):
             return None
         return Claim(task_id, *_CLAIMED.row(task_id=task_id, lease_ms=lease_ms))
+
+
+class NoRoom(Exception):
+    """No request more may be made of a host now."""
+
+
+def put_off(task_id: int) -> None:
+    """Let a task that found no room wait for a sweeper. One transaction."""
+    with write():
+        Task.update(next_at=clock() + NO_ROOM_WAIT_MS, sent_at=None).where(
+            Task.id == task_id, Task.status == "pending"
+        ).execute()
 
 
 _IS_FOR_SYNC: Final = Prepared(
@@ -129,11 +143,6 @@ _IS_FOR_SYNC: Final = Prepared(
         Task.select(Task.id)
         .join(Run, on=(Run.run_id == Task.scope_run))
         .where(Task.id == given("task_id"), Run.kind != "surgical")
-    )
-)
-_WAIT_FOR_ROOM: Final = Prepared(
-    lambda: Task.update(next_at=moment() + given("wait_ms"), sent_at=None).where(
-        Task.id == given("task_id"), Task.status == "pending"
     )
 )
 _CLAIM: Final = Prepared(

@@ -3,6 +3,9 @@
 The lock is a lease row, taken in a short transaction of its own; the writing transaction begins by renewing it, so a
 holder that was paused past its lease finds out before it writes. A run that finds the lock busy goes away: whoever
 releases it sends the longest waiting run.
+
+A sync's child, all or nothing for each entity, is written in pieces: between two of them others can write, and a
+person's run that waits for the lock gets it.
 """
 
 from __future__ import annotations
@@ -29,10 +32,15 @@ from workers.actors import BEHIND_PEOPLE, actor
 
 log = get_logger(__name__)
 
+# How long a piece of a sync's child keeps others from writing, give or take an entity.
+PIECE_S = 0.05
+# A person's run that waits longer has nobody who would take the lock.
+PERSON_TAKES_MS = 10_000
+
 
 @actor("commit")
 def commit(run_id: str) -> None:
-    """Write everything a run fetched, or nothing."""
+    """Write everything a run fetched, or nothing; of a sync's child what could be fetched."""
     lease = _take_lock(run_id)
     if lease is None:
         return
@@ -40,8 +48,10 @@ def commit(run_id: str) -> None:
     while not is_over:
         work = _Work(run_id, lease)
         try:
-            _write(work)
-            is_over = True
+            is_over = _write(work)
+            if work.has_stepped_aside:
+                hand_over(lease.project_id, but_not=run_id)
+                return
         except _FencedOut:
             log.warning("fenced_out", owner=lease.owner, fence=lease.fence)
             return
@@ -76,6 +86,8 @@ class _Work:
     lease: Lease
     now: int = 0
     next_status: str = runs.SUCCEEDED
+    is_in_pieces: bool = False
+    has_stepped_aside: bool = False
     entity: plan.Entity | None = None
     rows: Counter[str] = field(default_factory=Counter)
 
@@ -146,7 +158,8 @@ def _count_try(run: Run) -> bool:
     return True
 
 
-def _write(work: _Work) -> None:
+def _write(work: _Work) -> bool:
+    """Write the run and move it on, or a piece of it; tell whether this delivery is through with it."""
     began = time.monotonic()
     with write():
         # These two come first: a fenced-out holder must not even read what it would write.
@@ -155,33 +168,82 @@ def _write(work: _Work) -> None:
         if not moves.lock_run(work.run_id, runs.COMMITTING):
             log.info("commit_not_needed", owner=work.lease.owner)
             locks.release(work.lease)
-            return
+            return True
         run = Run.get_by_id(work.run_id)
         work.now = now_ms()
-        waited_ms = work.now - run.stage_at
         work.next_status = runs.status_after(runs.COMMITTING, moves.options_of(run))
+        work.is_in_pieces = moves.is_per_entity(work.run_id)
+        entities = _unwritten(work.run_id)
+        if work.is_in_pieces and entities:
+            _write_piece(work, entities)
+            moves.count(work.run_id, rows=_rows_so_far(run, work))
+            return work.has_stepped_aside
+        waited_ms = work.now - run.stage_at
         landing.land(run)
-        pending = RunEntity.select(RunEntity.entity_type, RunEntity.iid).where(
-            RunEntity.run == work.run_id, RunEntity.status == runs.PENDING
-        )
-        for entity in sorted(plan.Entity(*row) for row in pending.tuples()):
+        for entity in entities:
             work.entity = entity
             _write_entity(work, entity)
         work.entity = None
-        moves.count(work.run_id, rows=work.rows, lock_wait_ms=waited_ms)
-        moves.record(work.run_id, "committed", stage=runs.STAGE_INGEST, rows=work.rows, lock_wait_ms=waited_ms)
-        has_written = work.rows.total() > work.rows["skipped_stale"]
+        rows = _rows_so_far(run, work)
+        moves.count(work.run_id, rows=rows, lock_wait_ms=waited_ms)
+        moves.record(work.run_id, "committed", stage=runs.STAGE_INGEST, rows=rows, lock_wait_ms=waited_ms)
+        has_written = rows.total() > rows["skipped_stale"]
         moved = moves.advance(work.run_id, work.next_status if has_written else runs.SUCCEEDED)
     log.info(
         "committed",
         ms=round((time.monotonic() - began) * 1000),
         lock_wait_ms=waited_ms,
-        rows=dict(work.rows),
+        rows=dict(rows),
         fence=work.lease.fence,
     )
     if moved == runs.DOCUMENTS:
         # Whoever committed it, be it somebody else's orphan, carries on with it.
         messages.send_run(messages.DOCUMENTS, work.run_id, is_adopted=True)
+    return True
+
+
+def _unwritten(run_id: str) -> list[plan.Entity]:
+    pending = RunEntity.select(RunEntity.entity_type, RunEntity.iid).where(
+        RunEntity.run == run_id, RunEntity.status == runs.PENDING, RunEntity.stage == runs.STAGE_INGEST
+    )
+    return sorted(plan.Entity(*row) for row in pending.tuples())
+
+
+def _write_piece(work: _Work, entities: list[plan.Entity]) -> None:
+    """Write the first of these entities; what was written stays, whatever becomes of the rest."""
+    until = time.monotonic() + PIECE_S
+    written: list[plan.Entity] = []
+    for entity in entities:
+        if written and time.monotonic() > until:
+            break
+        work.entity = entity
+        _write_entity(work, entity)
+        written.append(entity)
+    work.entity = None
+    landing.pay(work.lease.project_id, written)
+    # It got on: only tries that did not are counted.
+    tries = 1
+    if len(written) < len(entities) and _is_a_person_waiting(work.lease.project_id):
+        locks.release(work.lease)
+        work.has_stepped_aside = True
+        tries = 0
+        Run.update(sent_at=None, sends=0).where(Run.run_id == work.run_id).execute()
+    deadline_at = clock() + resources.settings().run_deadline_ms
+    Run.update(stage_tries=tries, deadline_at=deadline_at).where(Run.run_id == work.run_id).execute()
+
+
+def _is_a_person_waiting(project_id: int) -> bool:
+    waiting = Run.select().where(
+        Run.project == project_id,
+        Run.status == runs.COMMITTING,
+        Run.kind == "surgical",
+        Run.stage_at > clock() - PERSON_TAKES_MS,
+    )
+    return bool(waiting.exists())
+
+
+def _rows_so_far(run: Run, work: _Work) -> Counter[str]:
+    return Counter(json.loads(run.counters).get("rows", {})) + work.rows
 
 
 def _write_entity(work: _Work, entity: plan.Entity) -> None:
@@ -254,10 +316,13 @@ def _local(project_id: int, entity: plan.Entity) -> _Local | None:
 
 
 def _end_entity(work: _Work, entity: plan.Entity, status: str, *, is_settled: bool | None) -> None:
+    # What is written of a run in pieces is in its next stage at once: the next piece does not write it again.
+    stage = work.next_status if work.is_in_pieces and status == runs.PENDING else runs.STAGE_INGEST
     statements.execute(
-        "UPDATE sync_run_entities SET status = ?, is_settled = ?, updated_at = ?"
+        "UPDATE sync_run_entities SET status = ?, stage = ?, is_settled = ?, updated_at = ?"
         " WHERE run_id = ? AND entity_type = ? AND iid = ?",
         status,
+        stage,
         is_settled,
         work.now,
         work.run_id,
@@ -317,12 +382,13 @@ def _fail(work: _Work, code: str, message: str) -> None:
         moves.settle(work.run_id, runs.FAILED, error_code=code, error_message=message, failures=failures)
 
 
-def hand_over(project_id: int, *, only_due: bool = False) -> str | None:
+def hand_over(project_id: int, *, only_due: bool = False, but_not: str | None = None) -> str | None:
     """Send the project's longest waiting run, a person's before a sync's, if the lock is free; return what was sent.
 
     Args:
         project_id: Our id of the project.
         only_due: Leave alone a run whose message may still be under way.
+        but_not: A run that has just stepped aside.
     """
     with read():
         now = now_ms()
@@ -331,7 +397,7 @@ def hand_over(project_id: int, *, only_due: bool = False) -> str | None:
             return None
         waiting = list(
             Run.select(Run.run_id, Run.sent_at, Run.sends, Run.stage_at)
-            .where(Run.project == project_id, Run.status == runs.COMMITTING)
+            .where(Run.project == project_id, Run.status == runs.COMMITTING, Run.run_id != (but_not or ""))
             .order_by(peewee.Case(Run.kind, (("surgical", 0),), 1), Run.stage_at, Run.run_id)
             .tuples()
         )

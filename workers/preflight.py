@@ -20,7 +20,7 @@ from lore.logs import bind_context, get_logger
 from models.base import clock, now_ms, read, write
 from models.ledger import Project, Run
 from models.prepared import Prepared, given
-from models.queue import Claim, Task, claim, drop_pages, is_held, pause_host, renew, stage_page
+from models.queue import Claim, NoRoom, Task, claim, drop_pages, is_held, pause_host, put_off, renew, stage_page
 from workers import messages, moves, politeness, resources
 from workers.actors import BEHIND_PEOPLE, actor
 
@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 # A wait shorter than this is spent inside the claim; a longer one is written into the row.
 INLINE_WAIT_MS = 1_000
+# The places are taken for tens of ms. A person's fetch waits for one; a sync's would keep a thread from a person's.
+ROOM_LOOK_S = 0.01
+ROOM_LOOKS, PATIENT_LOOKS = 100, 5
 
 
 @actor("preflight")
@@ -58,14 +61,17 @@ def preflight(run_id: str) -> None:
 @actor("fetch")
 def fetch(task_id: int) -> None:
     """Read one endpoint of one entity to its last page, and move the run on if that was its last open task."""
-    settings = resources.settings()
-    held = claim(
-        task_id,
-        by=resources.whoami(),
-        lease_ms=settings.claim_lease_ms,
-        gitlab_url=settings.gitlab_url,
-        most=settings.gitlab_concurrency,
-    )
+    _fetch_task(task_id, looks=ROOM_LOOKS)
+
+
+@actor("sync_fetch", priority=BEHIND_PEOPLE)
+def sync_fetch(task_id: int) -> None:
+    """Do the same for a sync's child."""
+    _fetch_task(task_id, looks=PATIENT_LOOKS)
+
+
+def _fetch_task(task_id: int, *, looks: int) -> None:
+    held = _claim(task_id, looks)
     if held is None:
         return
     bind_context(run_id=held.run_id, entity=_entity(held), job=held.job_type)
@@ -95,10 +101,22 @@ def fetch(task_id: int) -> None:
         raise
 
 
-@actor("sync_fetch", priority=BEHIND_PEOPLE)
-def sync_fetch(task_id: int) -> None:
-    """Do the same for a sync's child."""
-    fetch.fn(task_id)
+def _claim(task_id: int, looks: int) -> Claim | None:
+    """Claim the task as soon as there is room; in vain for so many looks, a sweeper sends it again later."""
+    settings = resources.settings()
+    for _ in range(looks):
+        try:
+            return claim(
+                task_id,
+                by=resources.whoami(),
+                lease_ms=settings.claim_lease_ms,
+                gitlab_url=settings.gitlab_url,
+                most=settings.gitlab_concurrency,
+            )
+        except NoRoom:
+            time.sleep(ROOM_LOOK_S)
+    put_off(task_id)
+    return None
 
 
 class _ClaimLost(Exception):
