@@ -7,11 +7,11 @@ own run only: other runs belong to the process that opened them, or to a worker.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dramatiq
-from dramatiq import MessageProxy
+from dramatiq import Message, MessageProxy
 from dramatiq.brokers.stub import StubBroker
 
 from lore.core.errors import BusyError
@@ -46,6 +46,11 @@ class EmbeddedBroker(StubBroker):
         """Tell whether messages of this run are for this process."""
         is_mine = self.only_run_id in (None, run_id) or run_id.startswith(f"{self.only_run_id}.")
         return self.is_worked and is_mine
+
+    def enqueue_all(self, messages: Sequence[Message[Any]]) -> None:
+        """Enqueue messages, one after the other."""
+        for message in messages:
+            self.enqueue(message)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 100) -> Any:
         """Create a consumer that keeps no dead letters."""
