@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dramatiq
+from dramatiq import Message
 
 from lore.core import runs
 from lore.logs import get_logger
@@ -38,6 +39,8 @@ ACTORS: Mapping[str, str] = {
 }
 # What a sync's children wait for in queues of their own, behind a person's runs.
 _BEHIND_PEOPLE = (FETCH, COMMIT, DOCUMENTS, EMBED)
+# Where an actor is heard whose queue has another name than it.
+_QUEUES: Mapping[str, str] = {PLAN: "plan"}
 
 
 def first_actor(options: str) -> str:
@@ -109,9 +112,17 @@ def _send(actor_name: str, *keys: str | int, run_id: str) -> bool:
     broker: Any = dramatiq.get_broker()
     if runs.is_child(run_id) and actor_name in _BEHIND_PEOPLE:
         actor_name = f"sync_{actor_name}"
-    actor = broker.get_actor(actor_name)
+    queue_name = _QUEUES.get(actor_name, actor_name)
     try:
-        broker.enqueue_all([actor.message_with_options(args=(key,), run_id=run_id) for key in keys])
+        # Not by the actor: who only sends has imported none.
+        broker.enqueue_all(
+            [
+                Message(
+                    queue_name=queue_name, actor_name=actor_name, args=(key,), kwargs={}, options={"run_id": run_id}
+                )
+                for key in keys
+            ]
+        )
     except _broker_errors() as error:
         log.warning("message_not_sent", to=actor_name, run_id=run_id, cause=type(error).__name__)
         return False
