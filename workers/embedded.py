@@ -22,7 +22,8 @@ log = get_logger(__name__)
 
 POLL_S = 0.01
 SWEEP_EVERY_S = 1.0
-WORKER_TIMEOUT_MS = 50
+# What an idle thread waits before it looks whether to end: a command waits for all of them.
+WORKER_TIMEOUT_MS = 20
 BUSY_WAIT_S = 0.5
 LOOK_AGAIN_S = 0.2
 STOP_MS, STOP_FETCHING_MS = 5_000, 200
