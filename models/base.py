@@ -76,8 +76,26 @@ class SqliteDatabase(peewee.SqliteDatabase):
         if lock_type != "IMMEDIATE":
             super().begin(lock_type)
             return
-        with peewee.__exception_wrapper__:
-            turns.begin_immediate(self.connection(), SQLITE_BUSY_S)
+        connection = self.connection()
+        turns.take(SQLITE_BUSY_S)
+        try:
+            with peewee.__exception_wrapper__:
+                turns.begin_immediate(connection, SQLITE_BUSY_S)
+        except BaseException:
+            turns.pass_on()
+            raise
+
+    def commit(self) -> None:
+        """Commit, and let the next one write before anybody hears of it."""
+        super().commit()
+        turns.pass_on()
+
+    def rollback(self) -> None:
+        """Roll back, and let the next one write."""
+        try:
+            super().rollback()
+        finally:
+            turns.pass_on()
 
 
 class PostgresqlDatabase(peewee.PostgresqlDatabase):
@@ -183,8 +201,11 @@ def write() -> Iterator[None]:
             with database.atomic():
                 yield
         else:
-            with turns.turn(SQLITE_BUSY_S), database.atomic("IMMEDIATE"):
-                yield
+            try:
+                with database.atomic("IMMEDIATE"):
+                    yield
+            finally:
+                turns.pass_on()  # a lost connection is not rolled back
 
 
 def refuse_writes(error: StorageError) -> None:
