@@ -251,7 +251,7 @@ def main() -> None:
                 began = time.perf_counter()
                 fill(url, notes)
                 print(f"{name}: filled {notes:,} notes in {time.perf_counter() - began:.1f} s", file=sys.stderr)
-            taken = measure(urls, 8 if arguments.quick else 25)
+            taken = measure(urls, 8 if arguments.quick else 20)
             found += time_rows(name, taken)
             for kind, by_size in taken.items():
                 lines[f"{name}, {kind}"] = [(notes, rows.median(values)) for notes, values in by_size.items()]
