@@ -58,7 +58,13 @@ class SqliteDatabase(peewee.SqliteDatabase):
     def __init__(self, path: str) -> None:
         super().__init__(
             path,
-            pragmas=(("journal_mode", "wal"), ("synchronous", "normal"), ("foreign_keys", 1)),
+            pragmas=(
+                ("journal_mode", "wal"),
+                ("synchronous", "normal"),
+                ("foreign_keys", 1),
+                # Some builds overwrite whatever is deleted, so that a commit writes its run's staged pages once more.
+                ("secure_delete", "fast"),
+            ),
             timeout=SQLITE_BUSY_S,
             # The connections are one a thread, closed by the thread that opened them.
             check_same_thread=True,
