@@ -73,14 +73,15 @@ def closest(model: str, code: bytes, *, filters: Filters, limit: int) -> list[in
     pgvector is asked; it looks at every code, so that no filter ever leaves too few.
     """
     where, values = filters.sql()
-    # Codes of two lengths cannot be compared, and one of another length is of another model, whatever is said.
+    # Codes of two lengths cannot be compared, and one of another length is of another model, whatever is said. Not a
+    # condition: PostgreSQL would expect it to leave next to nothing, and plan for that.
     sql = (
-        "SELECT e.id FROM embeddings e"
-        f"{' JOIN documents d ON d.id = e.document_id' if where else ''}"
-        f" WHERE e.model = %s AND length(e.signs) = %s{where}"
-        " ORDER BY e.signs <~> %s::varbit, e.id LIMIT %s"
+        "SELECT id FROM (SELECT e.id, CASE WHEN length(e.signs) = %s THEN e.signs <~> %s::varbit END AS distance"
+        f" FROM embeddings e{' JOIN documents d ON d.id = e.document_id' if where else ''}"
+        f" WHERE e.model = %s{where} ORDER BY distance, e.id LIMIT %s) AS nearest"
+        " WHERE distance IS NOT NULL ORDER BY distance, id"
     )
-    parameters = [model, 8 * len(code), *values, f"x{code.hex()}", limit]
+    parameters = [8 * len(code), f"x{code.hex()}", model, *values, limit]
     return [row[0] for row in database.execute_sql(sql, parameters).fetchall()]
 
 
