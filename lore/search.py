@@ -193,7 +193,8 @@ def _by_meaning(
     best: dict[int, float] = {}
     seen: set[int] = set()
     gone: list[int] = []
-    wanted = _CANDIDATES
+    wanted = _CANDIDATES if depth <= _DEPTH else max(_CANDIDATES, 2 * depth)
+    most = max(_MOST_CANDIDATES, wanted)
     while True:
         ids = closest(wanted)
         # Not simply what is behind them: on PostgreSQL another's commit can come before those that were seen.
@@ -207,11 +208,11 @@ def _by_meaning(
         gone += set(new).difference(row[0] for row in rows)
         if len(ids) < wanted or len(best) >= min(depth, wanted // 4):
             break
-        if wanted >= _MOST_CANDIDATES:
+        if wanted >= most:
             message = "most of the closest vectors are of older texts; what is farther was not looked at: lore embed"
             warnings.append(Warned("SEARCHED_IN_PART", message))
             break
-        wanted = min(wanted * 4, _MOST_CANDIDATES)
+        wanted = min(wanted * 4, most)
     if known is not None and gone:
         known.forget(gone)
     if not seen and not codes.has_any(model, code_bytes=(len(vector) + 7) // 8):
