@@ -5,17 +5,19 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 READY := $(VENV)/.ready-$(VERSION)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PEERS := .venv-peers
+BENCHMARKS := $(filter-out %/rows.py %/stand.py %/report.py,$(wildcard benchmarks/*.py))
 # Inside a sandbox without a home, caches go beside the environment.
 export MYPY_CACHE_DIR ?= $(VENV)/cache/mypy
 export RUFF_CACHE_DIR ?= $(VENV)/cache/ruff
 
-.PHONY: help setup demo test check fast slow chaos bench lock clean
+.PHONY: help setup demo test check fast slow chaos bench bench-quick lock clean
 
 help:
 	@echo 'make demo    the main job for real: demo GitLab, Redis-protocol server, workers, lore-submit, the ledger'
 	@echo 'make test    every check and every test'
 	@echo 'make chaos   minutes of kills, stalls and faults on both databases; prints what it did and found'
-	@echo 'make bench   search, embedding, runs and reading commands, each beside what it is compared to'
+	@echo 'make bench   minutes of measuring, each figure beside what it is compared to; make bench-quick: within one'
 	@echo 'make lock    resolve the dependencies anew into requirements.lock (needs uv)'
 
 setup: $(READY)
@@ -48,16 +50,26 @@ chaos: setup
 	$(BIN)/python tests/chaos/chaos.py --database sqlite --seconds 60 --seed 7
 	$(BIN)/python tests/chaos/chaos.py --database postgresql --seconds 60 --seed 7
 
-bench: setup
-	mkdir -p benchmarks/results
-	$(BIN)/python benchmarks/embedding.py
-	$(BIN)/python benchmarks/search.py --json benchmarks/results/search.json
-	$(BIN)/python benchmarks/runs.py --json benchmarks/results/runs.json
-	$(BIN)/python benchmarks/reading.py
+bench: ASKED :=
+bench-quick: ASKED := --quick
+bench bench-quick: setup $(PEERS)/.ready
+	rm -rf benchmarks/results
+	@failed=; for script in $(BENCHMARKS); do \
+	  echo "$$ $(BIN)/python $$script $(ASKED)"; \
+	  $(BIN)/python $$script $(ASKED) --json benchmarks/results/$$(basename $$script .py).json || failed="$$failed $$script"; \
+	done; \
+	$(PEERS)/bin/python benchmarks/report.py; \
+	test -z "$$failed" || { echo "without a result:$$failed" >&2; exit 1; }
+
+# What lore is compared to, and what draws the curves, is none of its dependencies.
+$(PEERS)/.ready: benchmarks/requirements-peers.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip --quiet --disable-pip-version-check --no-input install --requirement $<
+	@touch $@
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --no-header --no-annotate --extra test --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS)

@@ -63,16 +63,14 @@ def main() -> None:
 def commands() -> dict[str, Callable[[], Any]]:
     def listed(entity_type: str, **filters: Any) -> Callable[[], Any]:
         def work() -> Any:
-            listed, total = lists.list_entities(URL, PATH, entity_type, lists.Filters(**filters))
-            shown = {"total": total, f"{entity_type}s": listed}
+            shown = lists.list_entities(URL, PATH, entity_type, lists.Filters(**filters))
             views.show_entities(shown)
             return shown
 
         return work
 
     def told(entity: Entity) -> Any:
-        events, total = timeline.timeline(URL, [(PATH, entity)])
-        shown = {"title": "t", "events": events, "total": total}
+        shown = {"title": "t", **timeline.timeline(URL, [(PATH, entity)])}
         views.show_timeline(shown)
         return shown
 
@@ -104,8 +102,8 @@ def commands() -> dict[str, Callable[[], Any]]:
         "show '!12'": seen(terminal.show_entity, lambda: {"ref": "!12", **reads.show(URL, PATH, "merge_request", 12)}),
         "timeline '#7'": lambda: told(Entity("issue", 7)),
         "timeline '#1' (1,000 notes)": lambda: told(Entity("issue", 1)),
-        "file-history (chain of 30 names)": seen(
-            views.show_history, lambda: history.file_history(URL, PATH, "src/moved_15.py")
+        "file-history (chain of names)": seen(
+            views.show_history, lambda: history.file_history(URL, PATH, "src/moved_2.py")
         ),
         "file-history (in every MR) --discussions": seen(
             views.show_history, lambda: history.file_history(URL, PATH, "CHANGELOG.md", with_discussions=True)

@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from cli.agents import robot_docs
+from cli.agents import mcp, robot_docs
 from cli.ledger import cancel, sweep, sync_runs
 from cli.listing import file_history, issues, mrs, who
 from cli.operating import demo, doctor, worker
@@ -73,6 +73,7 @@ _COMMANDS = (
     doctor,
     demo,
     robot_docs,
+    mcp,
     completion,
 )
 for _command in _COMMANDS:

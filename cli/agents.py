@@ -1,5 +1,5 @@
-"""For programs that call lore: what the commands are."""
-# what a command needs is imported when it is called
+"""For programs that call lore: what the commands are, and the commands as tools."""
+# ruff: noqa: PLC0415  # what a command needs is imported when it is called
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import json
 import click
 
 from cli.manifest import MANIFEST, manifest
+from cli.shapes import record
 from cli.submitting import submit
-from lore.door import Call, Door
+from lore.door import Acting, Call, Door
 
 
 @click.command(
@@ -29,3 +30,39 @@ def robot_docs(call: Call) -> None:
     root = click.get_current_context().find_root()
     told = manifest(("lore-submit", submit), (str(root.info_name), root.command))
     call.done(told, show=lambda: click.echo(json.dumps(told, indent=2)))
+
+
+@click.command(
+    "mcp",
+    cls=Door,
+    example="lore mcp\nlore mcp --allow-submit",
+    data=record(),
+    writes=False,
+)
+@click.option("--allow-submit", cls=Acting, is_flag=True, help="Also offer to submit runs and to retry them.")
+@click.pass_obj
+def mcp(call: Call, allow_submit: bool) -> None:
+    """Serve the mirror to an agent, by the Model Context Protocol.
+
+    An agent's client starts it and speaks with it over standard input and output. Its tools are the commands that
+    read, each answer is bounded, and what GitLab's users wrote is marked as untrusted.
+    """
+    from cli.tools import offers
+
+    try:
+        from cli.serving import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("anyio", "mcp"):
+            raise
+        from lore.core.errors import SettingError
+
+        raise SettingError(
+            "MISSING_EXTRA",
+            "the MCP server needs lore's extra `mcp`: pip install 'gitlab-lore[mcp]'",
+            actions=["pipx install --force 'gitlab-lore[mcp]'"],
+        ) from error
+    root = click.get_current_context().find_root().command
+    assert isinstance(root, click.Group)
+    # Standard output is the protocol's, so there is no answer.
+    call.is_robot = False
+    serve(offers(root, may_write=allow_submit))

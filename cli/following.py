@@ -40,24 +40,56 @@ def carry_on(
     if was_waited_for:
         with progress(call, runs, run_id, follows=follows, is_quiet=is_quiet) as on_change:
             if is_here:
-                _do_here(runs, run_id, timeout_s=timeout_s, on_change=on_change)
+                do_here(run_id, timeout_s=timeout_s, on_change=on_change)
             else:
                 wait(runs, run_id, timeout_s=timeout_s, on_change=on_change)
     report(call, runs, run_id, was_waited_for=was_waited_for, is_quiet=is_quiet)
 
 
-def _do_here(runs: ModuleType, run_id: str, *, timeout_s: float | None, on_change: Callable[[], None]) -> None:
+def do_here(run_id: str, **options: Any) -> bool:
+    """Do a run in this process; Ctrl-C cancels it: False.
+
+    Args:
+        run_id: An open run.
+        options: What `embedded.run_to_end` takes besides.
+    """
     from lore.core.errors import LoreError
-    from workers import embedded
+    from workers import embedded, runs
 
     try:
-        embedded.run_to_end(run_id, timeout_s=timeout_s, on_change=on_change)
+        with noting_ctrl_c() as was_pressed:
+            embedded.run_to_end(run_id, is_interrupted=was_pressed, **options)
     except KeyboardInterrupt:
         try:
             runs.cancel(run_id, why="cancelled by Ctrl-C")
         except LoreError as error:
             if error.code != "RUN_ENDED":
                 raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def noting_ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Note the first Ctrl-C; yields whether it came. The second is raised wherever the process stands.
+
+    Python raises between any two of its steps, and loses what it raises in a finalizer or a callback.
+    """
+    import signal
+
+    pressed = False
+
+    def note(*_: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait(runs: ModuleType, run_id: str, *, timeout_s: float | None, on_change: Callable[[], None]) -> None:

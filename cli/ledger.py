@@ -8,7 +8,7 @@ import click
 from cli.following import carry_on, progress, report, wait
 from cli.opening import open_ledger, open_workers
 from cli.shapes import RUN, RUN_AND_ENTITIES, WHOLE, either, mapping, record, rows
-from lore.door import Call, Door
+from lore.door import Acting, Call, Door, Tool
 
 
 @click.command(
@@ -17,11 +17,20 @@ from lore.door import Call, Door
     example="lore sync-runs --run-id last --follow",
     data=either(record(runs=rows(RUN)), RUN_AND_ENTITIES),
     writes=False,
-    writes_with=["--retry-failed"],
     listed="runs",
+    tools=[
+        Tool("runs", ("run_id", "status"), help="Show the newest runs of the ledger, or one run and its entities."),
+        Tool(
+            "retry",
+            ("run_id",),
+            always=("--retry-failed",),
+            writes=True,
+            help="Open a run for the entities of a run that did not land.",
+        ),
+    ],
 )
 @click.option("--run-id", metavar="RUN", help="One run: its id, the beginning of it, or last.")
-@click.option("--retry-failed", is_flag=True, help="Open a run for the entities that did not land.")
+@click.option("--retry-failed", cls=Acting, is_flag=True, help="Open a run for the entities that did not land.")
 @click.option("--follow", is_flag=True, help="Print its events as they come, until it ends.")
 @click.option("--status", metavar="STATUS", help="Only runs with this status.")
 @click.pass_obj
@@ -39,10 +48,14 @@ def sync_runs(call: Call, run_id: str | None, retry_failed: bool, follow: bool, 
     settings = call.settings()
     runs = open_workers(settings, needs_token=True) if retry_failed else open_ledger(settings)
     if run_id is None:
+        from lore.core.pages import first_of
         from lore.terminal import show_runs
 
-        listed = call.page(lambda limit, before: runs.list_runs(status, limit, before), key=lambda run: run["run_id"])
-        call.done({"runs": listed}, show=lambda: show_runs(listed))
+        page = call.page()
+        (before,) = page.after or (None,)
+        read = runs.list_runs(status, page.limit + 1, before)
+        listed, following = first_of(read, page.limit, lambda run: (run["run_id"],))
+        call.done_page({"runs": listed, "next": following}, show=lambda: show_runs(listed))
         return
     run_id = runs.find_run(run_id)
     if retry_failed:

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from cli.opening import Moment, limit_option, name_project, open_ledger, project_option, require_project
+from cli.opening import Moment, open_mirror_of, open_mirror_of_one, project_option
 from cli.shapes import HISTORY, ISSUES, MERGE_REQUESTS, PEOPLE
-from lore.door import Call, Door
+from lore.door import Call, Door, Tool
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -31,7 +31,6 @@ def _filters(states: tuple[str, ...]) -> Callable[[C], C]:
         click.option(
             "--sort", type=click.Choice(sorts), default="updated", help="Latest or most first; :asc turns it."
         ),
-        limit_option(30, "of them"),
     )
 
     def decorate(command: C) -> C:
@@ -42,15 +41,23 @@ def _filters(states: tuple[str, ...]) -> Callable[[C], C]:
     return decorate
 
 
-@click.command(cls=Door, example="lore issues --label bug --assignee ida --since 2w", data=ISSUES, writes=False)
+@click.command(
+    cls=Door,
+    example="lore issues --label bug --assignee ida --since 2w",
+    data=ISSUES,
+    writes=False,
+    listed="issues",
+    listed_rows=30,
+    tools=[Tool("issues")],
+)
 @_filters(("opened", "closed", "all"))
 @click.pass_obj
-def issues(call: Call, /, project: str | None, sort: str, limit: int, **filters: Any) -> None:
+def issues(call: Call, /, project: str | None, sort: str, **filters: Any) -> None:
     """List issues of the mirror.
 
     Without a project, those of every project of the mirror.
     """
-    _list(call, "issue", project=project, sort=sort, limit=limit, filters=filters)
+    _list(call, "issue", project=project, sort=sort, filters=filters)
 
 
 @click.command(
@@ -58,23 +65,26 @@ def issues(call: Call, /, project: str | None, sort: str, limit: int, **filters:
     example="lore mrs --state merged --reviewer olaf --target-branch main",
     data=MERGE_REQUESTS,
     writes=False,
+    listed="merge_requests",
+    listed_rows=30,
+    tools=[Tool("mrs")],
 )
 @_filters(("opened", "closed", "merged", "locked", "all"))
 @click.option("--reviewer", metavar="USERNAME", help="With this reviewer.")
 @click.option("--draft/--no-draft", "is_draft", default=None, help="Only drafts, or only what is none.")
 @click.option("--target-branch", metavar="BRANCH", help="Into this branch.")
 @click.pass_obj
-def mrs(call: Call, /, project: str | None, sort: str, limit: int, **filters: Any) -> None:
+def mrs(call: Call, /, project: str | None, sort: str, **filters: Any) -> None:
     """List merge requests of the mirror.
 
     Without a project, those of every project of the mirror.
     """
-    _list(call, "merge_request", project=project, sort=sort, limit=limit, filters=filters)
+    _list(call, "merge_request", project=project, sort=sort, filters=filters)
 
 
-def _list(call: Call, entity_type: str, *, project: str | None, sort: str, limit: int, filters: dict[str, Any]) -> None:
-    settings = call.settings(LORE_PROJECT=project)
-    runs = open_ledger(settings)
+def _list(call: Call, entity_type: str, *, project: str | None, sort: str, filters: dict[str, Any]) -> None:
+    page = call.page()
+    settings, named = open_mirror_of(call, project)
     from lore.views import show_entities
     from workers import lists
 
@@ -82,17 +92,16 @@ def _list(call: Call, entity_type: str, *, project: str | None, sort: str, limit
         if filters.get(name):
             filters[name] = filters[name].removeprefix("@")
     by, _, order = sort.partition(":")
-    listed, total = lists.list_entities(
+    shown = lists.list_entities(
         settings.gitlab_url,
-        name_project(settings, runs),
+        named,
         entity_type,
         lists.Filters(**filters | {"state": None if filters["state"] == lists.ALL else filters["state"]}),
         sort=by,
         is_ascending=order == "asc",
-        limit=limit,
+        page=page,
     )
-    shown = {"total": total, f"{entity_type}s": listed}
-    call.done(shown, show=lambda: show_entities(shown))
+    call.done_page(shown, show=lambda: show_entities(shown))
 
 
 @click.command(
@@ -101,59 +110,57 @@ def _list(call: Call, entity_type: str, *, project: str | None, sort: str, limit
     example="lore file-history src/tides.py --merged --discussions",
     data=HISTORY,
     writes=False,
+    listed="history",
+    listed_rows=30,
+    tools=[Tool("file_history")],
 )
 @click.argument("path", metavar="PATH")
 @project_option
 @click.option("--no-follow-renames", is_flag=True, help="This name alone, whatever file had it.")
 @click.option("--merged", is_flag=True, help="Only merged ones.")
 @click.option("--discussions", is_flag=True, help="Also what was said on lines of the file.")
-@limit_option(30, "merge requests, newest first")
 @click.pass_obj
-def file_history(  # noqa: PLR0917  # click calls it by name
-    call: Call,
-    path: str,
-    project: str | None,
-    no_follow_renames: bool,
-    merged: bool,
-    discussions: bool,
-    limit: int,
+def file_history(
+    call: Call, /, *, path: str, project: str | None, no_follow_renames: bool, merged: bool, discussions: bool
 ) -> None:
-    """Show which merge requests touched a file.
+    """Show which merge requests touched a file, newest first.
 
     PATH is any name the file ever had: renames are followed in both directions of time, through every merge request
     that the mirror holds.
     """
-    settings = call.settings(LORE_PROJECT=project)
-    runs = open_ledger(settings)
+    page = call.page()
+    settings, named = open_mirror_of_one(call, project)
     from lore.views import show_history
     from workers import history
 
     shown = history.file_history(
         settings.gitlab_url,
-        require_project(settings, runs),
+        named,
         path.removeprefix("./"),
         follows=not no_follow_renames,
         is_merged=merged,
         with_discussions=discussions,
-        limit=limit,
+        page=page,
     )
-    call.done(shown, show=lambda: show_history(shown))
+    call.done_page(shown, show=lambda: show_history(shown))
 
 
-@click.command(cls=Door, example="lore who src/tides.py", data=PEOPLE, writes=False)
+@click.command(
+    cls=Door, example="lore who src/tides.py", data=PEOPLE, writes=False, listed="people", tools=[Tool("who")]
+)
 @click.argument("name", metavar="PATH|LABEL")
 @project_option
-@limit_option(20, "people, who did most first")
 @click.pass_obj
-def who(call: Call, name: str, project: str | None, limit: int) -> None:
+def who(call: Call, name: str, project: str | None) -> None:
     """Say who worked on a file or under a label.
 
-    By what, and when last. What is no path of the mirror is read as a label; '~label' always is one.
+    By what, and when last; who did most comes first. What is no path of the mirror is read as a label; '~label' always
+    is one.
     """
-    settings = call.settings(LORE_PROJECT=project)
-    runs = open_ledger(settings)
+    page = call.page()
+    settings, named = open_mirror_of_one(call, project)
     from lore.views import show_people
     from workers import people
 
-    shown = people.who(settings.gitlab_url, require_project(settings, runs), name.removeprefix("./"), limit=limit)
-    call.done(shown, show=lambda: show_people(shown))
+    shown = people.who(settings.gitlab_url, named, name.removeprefix("./"), page=page)
+    call.done_page(shown, show=lambda: show_people(shown))

@@ -28,7 +28,7 @@ MANIFEST = record(
             help=TEXT,
             examples=rows(TEXT),
             writes=TRUTH,
-            writes_with=rows(TEXT),
+            acts_with=rows(TEXT),
             listed=maybe(TEXT),
             arguments=rows(record(name=TEXT, **_PARAMETER)),
             options=rows(record(names=rows(TEXT), **_PARAMETER, takes_value=TRUTH, default=ANYTHING)),
@@ -101,7 +101,7 @@ def _command(name: str, door: Door) -> dict[str, Any]:
         "help": (door.help or "").strip(),
         "examples": door.example.splitlines(),
         "writes": door.writes,
-        "writes_with": list(door.writes_with),
+        "acts_with": door.acts_with,
         "listed": door.listed or None,
         "arguments": [
             {"name": str(param.name)} | _parameter(param) for param in shown if isinstance(param, click.Argument)

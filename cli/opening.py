@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lore.door import MOST_LISTED, Call
+from lore.door import Call
 
 if TYPE_CHECKING:
     from lore.core.errors import LoreError
     from lore.core.refs import Ref, Selection
     from lore.settings import Settings
-
-C = TypeVar("C", bound=Callable[..., Any])
 
 project_option = click.option(
     "-p", "--project", metavar="PROJECT", help="Full path, numeric id or URL; else LORE_PROJECT, else the git remote."
@@ -34,21 +32,32 @@ class Moment(click.ParamType[int]):
         from lore.core.moments import parse_moment
 
         try:
-            return parse_moment(str(value), now=time.time_ns() // 1_000_000)
+            return _Moment(parse_moment(str(value), now=time.time_ns() // 1_000_000), str(value))
         except ValueError as error:
             self.fail(f"{value!r} is no moment: {error}", param, ctx)
 
 
-def limit_option(default: int, what: str) -> Callable[[C], C]:
-    """Return the option that says how many rows a list has at most."""
-    return click.option(
-        "-n",
-        "--limit",
-        type=click.IntRange(1, MOST_LISTED),
-        default=default,
-        metavar="N",
-        help=f"So many {what} ({default}).",
-    )
+class _Moment(int):
+    """A moment that shows itself as it was written: a cursor of `--since 7d` is one of `--since 7d` a minute later."""
+
+    written: str
+
+    def __new__(cls, at_ms: int, written: str) -> _Moment:
+        made = super().__new__(cls, at_ms)
+        made.written = written
+        return made
+
+    def __repr__(self) -> str:
+        return self.written
+
+
+def open_mirror_of(call: Call, project: str | None) -> tuple[Settings, str | None]:
+    """Open the mirror for a command that reads it; return the settings and the project that is meant.
+
+    It is the one that was named, else the configured one, else the checkout's; None where there is none.
+    """
+    settings = call.settings(LORE_PROJECT=project)
+    return settings, name_project(settings, open_ledger(settings))
 
 
 def name_project(settings: Settings, runs: ModuleType) -> str | None:
@@ -62,18 +71,18 @@ def name_project(settings: Settings, runs: ModuleType) -> str | None:
     return project_of_remote(remote, base_url=settings.gitlab_url) if remote else None
 
 
-def require_project(settings: Settings, runs: ModuleType) -> str:
-    """Return the same project.
+def open_mirror_of_one(call: Call, project: str | None) -> tuple[Settings, str]:
+    """Do the same for a command that is about one project.
 
     Raises:
         UsageError: NO_PROJECT.
     """
     from lore.core.refs import no_project
 
-    named = name_project(settings, runs)
+    settings, named = open_mirror_of(call, project)
     if named is None:
         raise no_project(settings.gitlab_url)
-    return named
+    return settings, named
 
 
 def select(settings: Settings, named: Sequence[Ref], *, options: Sequence[str]) -> Selection:

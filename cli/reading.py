@@ -7,45 +7,61 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.opening import limit_option, name_project, open_ledger, project_option, select
+from cli.opening import name_project, open_ledger, open_mirror_of, project_option, select
 from cli.shapes import SHOWN, STATS, STORY
-from lore.door import Call, Door
+from lore.door import MOST_LISTED, Acting, Call, Door, Tool
 
 if TYPE_CHECKING:
     from lore.core.plan import Entity
     from lore.settings import Settings
 
 
-@click.command(cls=Door, example="lore show 'group/project!12'", data=SHOWN, writes=False)
+@click.command(
+    cls=Door,
+    example="lore show 'group/project!12'",
+    data=SHOWN,
+    writes=False,
+    listed="threads",
+    listed_rows=MOST_LISTED,
+    tools=[Tool("show")],
+)
 @click.argument("ref", metavar="REF")
 @project_option
-@click.option("--open", "is_to_open", is_flag=True, help="Also open it in the browser.")
+@click.option("--open", "is_to_open", cls=Acting, is_flag=True, help="Also open it in the browser.")
 @click.pass_obj
 def show(call: Call, ref: str, project: str | None, is_to_open: bool) -> None:
     """Show what the mirror holds of an entity.
 
     REF is a web URL, group/project!12, '!12' or '#7'. Only the mirror is read: no request is made.
     """
+    page = call.page()
     settings = call.settings(LORE_PROJECT=project)
     name, entity = _find(settings, ref)
     from lore.core.refs import ref_of, web_url_of
     from lore.terminal import show_entity
     from workers import reads
 
-    held = reads.show(settings.gitlab_url, name, entity.entity_type, entity.iid)
+    held = reads.show(settings.gitlab_url, name, entity.entity_type, entity.iid, page=page)
     shown = {"ref": ref_of(entity.entity_type, entity.iid, project=name), **held}
     if is_to_open:
         # Made of what we know: an address that GitLab sent could be of any scheme and host.
         _open(call, web_url_of(settings.gitlab_url, held["project"], entity))
-    call.done(shown, show=lambda: show_entity(shown))
+    call.done_page(shown, show=lambda: show_entity(shown))
 
 
-@click.command(cls=Door, example="lore timeline '#7'\nlore timeline 'tide table'", data=STORY, writes=False)
-@click.argument("asked", metavar="REF|QUERY")
+@click.command(
+    cls=Door,
+    example="lore timeline '#7'\nlore timeline 'tide table'",
+    data=STORY,
+    writes=False,
+    listed="events",
+    listed_rows=200,
+    tools=[Tool("timeline")],
+)
+@click.argument("subject", metavar="REF|QUERY")
 @project_option
-@limit_option(200, "events, oldest first")
 @click.pass_obj
-def timeline(call: Call, asked: str, project: str | None, limit: int) -> None:
+def timeline(call: Call, subject: str, project: str | None) -> None:
     """Tell the story of an entity, or of those that fit a query best, in one order of time.
 
     Created, comments, pushes, labels, milestones, mentions, closed, reopened, merged: each with who did it and by what
@@ -53,42 +69,48 @@ def timeline(call: Call, asked: str, project: str | None, limit: int) -> None:
     """
     from lore.core.refs import is_ref, ref_of
 
+    page = call.page()
     settings = call.settings(LORE_PROJECT=project)
-    if is_ref(asked):
-        named = [_find(settings, asked)]
+    if is_ref(subject):
+        named = [_find(settings, subject)]
     else:
         runs = open_ledger(settings)
         from workers import timeline as stories
 
-        named = stories.best_of(settings.gitlab_url, name_project(settings, runs), asked)
+        named = stories.best_of(settings.gitlab_url, name_project(settings, runs), subject)
     from lore.views import show_timeline
     from workers import timeline as stories
 
-    events, total = stories.timeline(settings.gitlab_url, named, limit=limit)
-    created = [event for event in events if event["kind"] == "created"]
-    title = created[0]["text"] if len(named) == 1 and created else asked
+    told = stories.timeline(settings.gitlab_url, named, page=page)
     refs = [ref_of(entity.entity_type, entity.iid, project=name) for name, entity in named]
-    shown = {"refs": refs, "title": title, "total": total, "events": events}
-    call.done(shown, show=lambda: show_timeline(shown))
+    title = told["titles"][0] if len(named) == 1 else subject
+    shown = {"refs": refs, "title": title, **{name: told[name] for name in ("total", "events", "next")}}
+    call.done_page(shown, show=lambda: show_timeline(shown))
 
 
-@click.command(cls=Door, example="lore stats", data=STATS, writes=False)
+@click.command(
+    cls=Door,
+    example="lore stats",
+    data=STATS,
+    writes=False,
+    listed="projects",
+    listed_rows=100,
+    tools=[Tool("stats")],
+)
 @project_option
-@limit_option(100, "projects, in the order of their paths")
 @click.pass_obj
-def stats(call: Call, project: str | None, limit: int) -> None:
+def stats(call: Call, project: str | None) -> None:
     """Say what the mirror holds, how fresh and how big.
 
     Without -p every project of the mirror is counted.
     """
-    settings = call.settings(LORE_PROJECT=project)
-    runs = open_ledger(settings)
+    page = call.page()
+    settings, named = open_mirror_of(call, project)
     from lore.views import show_stats
     from workers import lists
 
-    named = name_project(settings, runs) if settings.sources["project"] == "option" else None
-    shown = lists.stats(settings.gitlab_url, named, limit=limit)
-    call.done(shown, show=lambda: show_stats(shown))
+    shown = lists.stats(settings.gitlab_url, named if project is not None else None, page=page)
+    call.done_page(shown, show=lambda: show_stats(shown))
 
 
 def _find(settings: Settings, ref: str) -> tuple[str, Entity]:

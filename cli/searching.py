@@ -8,14 +8,22 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from cli.opening import Moment, limit_option, name_project, open_mirror, open_workers, project_option
+from cli.opening import Moment, name_project, open_mirror, open_workers, project_option
 from cli.shapes import FOUND, WHOLE, record
-from lore.door import Call, Door
+from lore.door import Call, Door, Tool
 
 _TYPES = {"issue": "issue", "mr": "merge_request", "discussion": "discussion"}
 
 
-@click.command(cls=Door, example="lore search 'engine room' --type mr --since 30d", data=FOUND, writes=False)
+@click.command(
+    cls=Door,
+    example="lore search 'engine room' --type mr --since 30d",
+    data=FOUND,
+    writes=False,
+    listed="hits",
+    listed_rows=10,
+    tools=[Tool("search")],
+)
 @click.argument("words", nargs=-1, required=True, metavar="QUERY...")
 @click.option("--type", "types", multiple=True, type=click.Choice(list(_TYPES)), help="Only these; may be repeated.")
 @project_option
@@ -29,7 +37,6 @@ _TYPES = {"issue": "issue", "mr": "merge_request", "discussion": "discussion"}
     default="hybrid",
     help="By words, by meaning, or by both (hybrid).",
 )
-@limit_option(10, "hits")
 @click.pass_obj
 def search(  # noqa: PLR0917  # click calls it by name
     call: Call,
@@ -41,13 +48,13 @@ def search(  # noqa: PLR0917  # click calls it by name
     state: str | None,
     since: int | None,
     mode: str,
-    limit: int,
 ) -> None:
     """Find issues, merge requests and discussions of the mirror.
 
     Any text is a legal query: quotes, operators and emoji are searched for themselves. Only the mirror is asked, and
     the embedder. Without -p every project of the mirror is searched.
     """
+    page = call.page()
     settings = call.settings(LORE_PROJECT=project)
     open_mirror(settings)
     from workers import searching
@@ -73,11 +80,11 @@ def search(  # noqa: PLR0917  # click calls it by name
         state=state,
         since_ms=since,
         mode=mode,
-        limit=limit,
+        page=page,
     )
     for code, message in found.pop("warnings"):
         call.warn(code, message)
-    call.done(found, show=show)
+    call.done_page(found, show=show)
 
 
 @click.command(cls=Door, example="lore docs", data=record(sources=WHOLE, documents=WHOLE))

@@ -179,6 +179,7 @@ SHOWN = record(
     project=TEXT,
     entity_type=ENTITY_TYPE,
     entity=either(_ISSUE, _MERGE_REQUEST),
+    threads_total=WHOLE,
     threads=rows(record(id=TEXT, individual_note=maybe(TRUTH), resolved=maybe(TRUTH), notes=rows(_NOTE))),
     events=rows(
         record(

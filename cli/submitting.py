@@ -13,7 +13,7 @@ import click
 from cli.following import carry_on
 from cli.opening import conflict, open_workers, project_option, select
 from cli.shapes import PLAN, RUN_AND_ENTITIES, either
-from lore.door import Call, Door
+from lore.door import Call, Door, Tool
 
 if TYPE_CHECKING:
     from lore.core.errors import LoreError
@@ -81,6 +81,16 @@ def submit(call: Call, **asked: Any) -> None:
     help=_SUBMIT_HELP,
     example="lore submit --mr 12 --issue 7 -p group/project --wait",
     data=SUBMITTED,
+    tools=[
+        Tool(
+            "submit",
+            ("refs", "project", "preflight_only"),
+            always=("--trigger", "mcp"),
+            writes=True,
+            help="Fetch exactly the named issues and merge requests from GitLab into the mirror, all or nothing."
+            " Each of refs is a web URL, group/project!12, !12 or #7.",
+        )
+    ],
 )
 @submit_options
 def submit_too(call: Call, **asked: Any) -> None:

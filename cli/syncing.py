@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.following import wait
+from cli.following import do_here, wait
 from cli.opening import conflict, open_workers, origin_remote
 from cli.shapes import RUN, either, record, rows
 from cli.submitting import SUBMITTED, submit_named, submit_options
@@ -116,30 +116,18 @@ def _carry_on(
             call.warn("NO_LIVE_WORKER", f"no worker is alive to take sync {run_id}; start one: lore worker")
         if not will_wait:
             return None
+    is_left = False
     with _progress(call, run_id, is_quiet=quiet) as on_change:
         if settings.is_embedded:
-            _do_here(run_id, is_new=opened.is_new, threads=settings.gitlab_concurrency, on_change=on_change)
+            if not opened.is_new:
+                syncing.adopt(run_id)
+            is_left = not do_here(run_id, threads=settings.gitlab_concurrency, on_change=on_change)
         else:
             wait(runs, run_id, timeout_s=None, on_change=on_change)
     error: LoreError | None = runs.error_of(run_id)
+    if is_left and error is not None:
+        raise error  # Ctrl-C is for all projects that were to come; the next sync goes on where the cursor stands
     return error
-
-
-def _do_here(run_id: str, *, is_new: bool, threads: int, on_change: Callable[[], None]) -> None:
-    """Do the sync in this process; Ctrl-C cancels it, and the next one goes on where its cursor stands."""
-    from lore.core.errors import LoreError
-    from workers import embedded, runs, syncing
-
-    if not is_new:
-        syncing.adopt(run_id)
-    try:
-        embedded.run_to_end(run_id, on_change=on_change, threads=threads)
-    except KeyboardInterrupt:
-        try:
-            runs.cancel(run_id, why="cancelled by Ctrl-C")
-        except LoreError as error:
-            if error.code != "RUN_ENDED":
-                raise
 
 
 @contextlib.contextmanager

@@ -40,13 +40,13 @@ def correct(command: click.Command, prog: str, argv: Sequence[str]) -> tuple[lis
     """Return the command line as it can only be meant, and what was read otherwise than typed; None: no slip in it.
 
     Raises:
-        UsageError: USAGE, for a word that may mean several names, or a slip in a command that writes.
+        UsageError: USAGE, for a word that may mean several names, or a slip in a call that writes or acts.
     """
     reading = _read(command, prog, argv)
     if reading is None or not reading.slips:
         return None
     is_clear = all(len(slip.meant) == 1 for slip in reading.slips)
-    if not is_clear or _writes(reading):
+    if not is_clear or _acts(reading):
         raise _error(reading, prog, argv)
     said = [f"{slip.kind} {slip.word!r} of {slip.path} was read as {slip.meant[0]}" for slip in reading.slips]
     return _mended(argv, reading.slips), said
@@ -107,11 +107,11 @@ def _names(option: click.Option) -> list[str]:
     return [*option.opts, *option.secondary_opts]
 
 
-def _writes(reading: Reading) -> bool:
-    """Tell whether what would be called may write; of a command that does not say, it may."""
+def _acts(reading: Reading) -> bool:
+    """Tell whether what would be called may do more than read; of a command that does not say, it may."""
     if getattr(reading.command, "writes", True):
         return True
-    return bool(reading.options.intersection(reading.command.writes_with))  # type: ignore[attr-defined]  # a Door
+    return bool(reading.options.intersection(reading.command.acts_with))  # type: ignore[attr-defined]  # a Door
 
 
 def _error(reading: Reading, prog: str, argv: Sequence[str]) -> UsageError:

@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lore.core.errors import LoreError
     from lore.core.fields import Fields
     from lore.core.outcome import Meta, Outcome, Warned
+    from lore.core.pages import Page, Place
     from lore.settings import Settings
 
 
@@ -117,36 +118,19 @@ class Call:
         """Whether the command line says which rows of a list it wants."""
         return self.limit is not None or self.after is not None
 
-    def page(
-        self, read: Callable[[int, Any], Sequence[Any]], *, key: Callable[[Any], Any] | None = None
-    ) -> list[dict[str, Any]]:
-        """Return the rows of a list that are asked for; where there are more, the answer's `meta.next` says how.
+    def page(self) -> Page:
+        """Return which rows of the command's list are asked for."""
+        from lore.core.pages import Page
 
-        Args:
-            read: Returns at most so many rows from behind a place. The place is what `key` said of the last row of
-                the page before, and None for the first page; without `key`, it is how many rows came before.
-            key: Where a row stands in the list, as JSON; a place by itself, so that new rows move nothing.
-        """
-        limit = self.limit or LISTED
-        first = None if key else 0
-        place: Any = first if self.after is None else self._place()
-        rows = list(read(limit + 1, place))
-        if len(rows) > limit:
-            del rows[limit:]
-            self._next = _cursor(key(rows[-1]) if key else place + limit)
-        return rows
+        command = click.get_current_context().command
+        assert isinstance(command, Door)
+        return Page(self.limit or command.listed_rows, None if self.after is None else _place_of(self.after))
 
-    def _place(self) -> Any:
-        import base64
-        import json
-
-        try:
-            told, place = json.loads(base64.urlsafe_b64decode((self.after or "").encode()))
-        except ValueError:
-            told, place = None, None
-        if told != _asked():
-            raise click.UsageError("--after takes meta.next of an answer to the same options")
-        return place
+    def done_page(self, data: Mapping[str, Any], *, show: Callable[[], None] | None = None) -> None:
+        """Take the answer with a page of the command's list; its `next`, a place, becomes the answer's `meta.next`."""
+        place = data["next"]
+        self._next = None if place is None else _cursor(place)
+        self.done({name: value for name, value in data.items() if name != "next"}, show=show)
 
     def meta(self) -> Meta:
         """Return what is said about the call itself."""
@@ -155,19 +139,56 @@ class Call:
         return Meta(self.command, version(), round((time.monotonic() - self._began) * 1000), self._next)
 
 
-def _cursor(place: Any) -> str:
+def _cursor(place: Place) -> str:
     import base64
     import json
 
-    return base64.urlsafe_b64encode(json.dumps([_asked(), place], separators=(",", ":")).encode()).decode()
+    said = json.dumps([_mark(place), *place], separators=(",", ":"))
+    return base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
 
 
-def _asked() -> int:
-    """Return a number that stands for the list that is asked for, whichever page of it."""
+def _place_of(cursor: str) -> Place:
+    import base64
+    import json
+
+    try:
+        mark, *place = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
+    except (TypeError, ValueError):
+        mark, place = None, []
+    if mark != _mark(tuple(place)):
+        raise click.UsageError("--after takes meta.next of an answer to the same options")
+    return tuple(place)
+
+
+def _mark(place: Place) -> int:
+    """Return a number that stands for a place in the list that is asked for, whichever page of it: no other list's."""
     import zlib
 
     context = click.get_current_context()
-    return zlib.crc32(repr((context.info_name, sorted(context.params.items()))).encode())
+    asked = (context.info_name, sorted(context.params.items()), place)
+    return zlib.crc32(repr(asked).encode(errors="backslashreplace"))
+
+
+class Acting(click.Option):
+    """An option with which a command that only reads does something all the same; a slip is never read as it."""
+
+
+class Tool(NamedTuple):
+    """How `lore mcp` offers a command.
+
+    Attributes:
+        name: The tool's name.
+        takes: The command's own parameters that a caller may give; empty: all but those that act.
+        always: Words that every call has.
+        writes: Whether it is only offered with `--allow-submit`.
+        help: What it does; empty: what the command's help says.
+    """
+
+    name: str
+    takes: tuple[str, ...] = ()
+    always: tuple[str, ...] = ()
+    writes: bool = False
+    help: str = ""
 
 
 class Door(click.Command):
@@ -177,8 +198,9 @@ class Door(click.Command):
         example: A command line, or several.
         data: The JSON schema of what it answers (see `cli.shapes`); every command has one.
         writes: Whether it changes anything; a slip in such a command is never corrected.
-        writes_with: The options with which a command that only reads writes all the same.
         listed: The list in its data of which `-n` and `--after` ask a page (see `Call.page`).
+        listed_rows: How many rows a page has where -n does not say.
+        tools: How `lore mcp` offers it.
     """
 
     def __init__(
@@ -187,21 +209,28 @@ class Door(click.Command):
         example: str = "",
         data: Schema | None = None,
         writes: bool = True,
-        writes_with: Sequence[str] = (),
         listed: str = "",
+        listed_rows: int = LISTED,
+        tools: Sequence[Tool] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.example = example
         self.data = data
         self.writes = writes
-        self.writes_with = writes_with
         self.listed = listed
+        self.listed_rows = listed_rows
+        self.tools = tools
         if listed:
-            self.params += _page_options()
+            self.params += _page_options(listed_rows)
         if data is not None:
             self.params.append(_fields_option())
         self.params.append(_robot_option())
+
+    @property
+    def acts_with(self) -> list[str]:
+        """The options with which it does something, although it only reads."""
+        return [name for param in self.params if isinstance(param, Acting) for name in param.opts]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command, under the name it was called by."""
@@ -225,7 +254,7 @@ class Doors(Door, click.Group):
     command_class = Door
 
 
-def _page_options() -> list[click.Option]:
+def _page_options(default: int) -> list[click.Option]:
     def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if ctx.get_parameter_source(str(param.name)) is not ParameterSource.DEFAULT:
             setattr(ctx.obj, str(param.name), value)
@@ -235,11 +264,11 @@ def _page_options() -> list[click.Option]:
         click.Option(
             ["-n", "--limit"],
             type=rows,
-            default=LISTED,
+            default=default,
             metavar="N",
             expose_value=False,
             callback=keep,
-            help=f"At most so many ({LISTED}).",
+            help=f"At most so many ({default}).",
         ),
         click.Option(
             ["--after"],

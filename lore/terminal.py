@@ -160,7 +160,7 @@ def _draw_entity(out: Console, shown: Mapping[str, Any]) -> None:
     if entity.get("description"):
         print_heading(out, "description")
         print_block(out, entity["description"])
-    _show_threads(out, shown.get("threads") or ())
+    _show_threads(out, shown.get("threads") or (), shown.get("threads_total"))
     for name, describe in (("related", _related_words), ("events", _event_words), ("files", _file_words)):
         children: Sequence[Mapping[str, Any]] = shown.get(name) or ()
         if children:
@@ -364,9 +364,10 @@ def _shown(character: str, *, keeps_lines: bool) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _show_threads(out: Console, threads: Sequence[Mapping[str, Any]]) -> None:
+def _show_threads(out: Console, threads: Sequence[Mapping[str, Any]], total: int | None) -> None:
     if threads:
-        print_heading(out, f"{len(threads)} threads")
+        of = "" if total in (None, len(threads)) else f" of {total}"
+        print_heading(out, f"{len(threads)}{of} threads")
     for thread in threads:
         notes = thread.get("notes") or ()
         if len(notes) > 1 or thread.get("resolved") is not None:

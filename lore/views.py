@@ -192,7 +192,7 @@ def _states(counts: Mapping[str, int]) -> str:
 
 def _counted(shown: int, total: int, one: str, many: str | None = None) -> str:
     noun = one if total == 1 else many or f"{one}s"
-    return f"{total} {noun}" if shown == total else f"the first {shown} of {total} {noun}; more: -n {min(total, _MOST)}"
+    return f"{total} {noun}" if shown == total else f"{shown} of {total} {noun}; more: -n {min(total, _MOST)}"
 
 
 def _says_draft(title: str | None) -> bool:

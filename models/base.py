@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import peewee
 
 from lore.core.errors import BusyError, SettingError, StorageError
+from models import turns
 
 database: Final = peewee.DatabaseProxy()
 
@@ -64,6 +65,19 @@ class SqliteDatabase(peewee.SqliteDatabase):
         )
         # SQLite's own LOWER knows ASCII only.
         self.register_function(lambda text: None if text is None else str(text).lower(), "lore_lower", 1)
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute one statement for each of many rows."""
+        with peewee.__exception_wrapper__:
+            self.cursor().executemany(sql, rows)
+
+    def begin(self, lock_type: str | None = None) -> None:
+        """Begin a transaction; a writing one as soon as it is its turn."""
+        if lock_type != "IMMEDIATE":
+            super().begin(lock_type)
+            return
+        with peewee.__exception_wrapper__:
+            turns.begin_immediate(self.connection(), SQLITE_BUSY_S)
 
 
 class PostgresqlDatabase(peewee.PostgresqlDatabase):
@@ -166,8 +180,13 @@ def write() -> Iterator[None]:
         raise RuntimeError("a writing transaction must be the outermost one")
     if _refused_by is not None:
         raise BusyError(_refused_by.code, _refused_by.message)
-    with storage_errors(), database.atomic() if is_postgresql() else database.atomic("IMMEDIATE"):
-        yield
+    with storage_errors():
+        if is_postgresql():
+            with database.atomic():
+                yield
+        else:
+            with turns.turn(SQLITE_BUSY_S), database.atomic("IMMEDIATE"):
+                yield
 
 
 def refuse_writes(error: StorageError) -> None:

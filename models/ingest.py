@@ -16,8 +16,18 @@ from msgspec import UNSET
 from lore.core import payloads
 from lore.core.payloads import or_none
 from lore.core.plan import DIFFS, DISCUSSIONS, LABEL_EVENTS, MILESTONE_EVENTS, STATE_EVENTS
+from models import statements
 from models.base import Table
-from models.content import ENTITY_TABLES, Child, Discussion, EntityLink, MergeRequestDiff, Note, ResourceEvent
+from models.content import (
+    ENTITY_TABLES,
+    Child,
+    DirtySource,
+    Discussion,
+    EntityLink,
+    MergeRequestDiff,
+    Note,
+    ResourceEvent,
+)
 
 _CHUNK = 100
 
@@ -71,20 +81,49 @@ def entity_columns(value: payloads.Issue | payloads.MergeRequest) -> dict[str, A
     return {name: column for name, column in columns.items() if column is not UNSET}
 
 
+def read_versions(entity_type: str, project_id: int, iid: int) -> tuple[Any, ...] | None:
+    """Return what tells how old the mirror's row of an entity is; None: it has none.
+
+    Shape: (id, updated_at, observed_at, parts_observed_at, deleted_at).
+    """
+    columns = "id, updated_at, observed_at, parts_observed_at, deleted_at"
+    sql = f"SELECT {columns} FROM {ENTITY_TABLES[entity_type]._meta.table_name} WHERE project_id = ? AND iid = ?"
+    row: tuple[Any, ...] | None = statements.execute(sql, project_id, iid).fetchone()
+    return row
+
+
 def insert_entity(entity_type: str, project_id: int, iid: int, columns: Mapping[str, Any]) -> int:
     """Insert an entity that the mirror does not hold yet; return its local id."""
-    table = ENTITY_TABLES[entity_type]
-    return int(table.insert(project=project_id, iid=iid, **columns).execute())
+    given = {"project_id": project_id, "iid": iid, "parts_observed_at": "{}", **columns}
+    return statements.insert(ENTITY_TABLES[entity_type], given)
 
 
 def update_entity(entity_type: str, entity_id: int, columns: Mapping[str, Any]) -> None:
     """Update the columns of an entity that are given; the others keep what an earlier answer said."""
-    table = ENTITY_TABLES[entity_type]
-    table.update(**columns).where(table.id == entity_id).execute()
+    statements.update(ENTITY_TABLES[entity_type], entity_id, columns)
+
+
+def mark_dirty(run_id: str, entity_type: str, entity_id: int, *, queued_at: int) -> None:
+    """Queue an entity for its documents to be built again, as one of this run's sources."""
+    source = {"source_type": entity_type, "source_id": entity_id}
+    dirty_id = statements.insert(DirtySource, source | {"queued_at": queued_at})
+    statements.execute(
+        "INSERT INTO sync_run_sources (run_id, dirty_source_id, source_type, source_id) VALUES (?, ?, ?, ?)",
+        run_id,
+        dirty_id,
+        entity_type,
+        entity_id,
+    )
 
 
 def replace_children(
-    job_type: str, entity_type: str, entity_id: int, bodies: Iterable[bytes], *, observed_at: int
+    job_type: str,
+    entity_type: str,
+    entity_id: int,
+    bodies: Iterable[bytes],
+    *,
+    observed_at: int,
+    is_new: bool = False,
 ) -> dict[str, int]:
     """Make the entity's children of one endpoint what its pages say; return rows written and deleted, by table.
 
@@ -94,15 +133,16 @@ def replace_children(
         entity_id: The entity's local id.
         bodies: Its pages in order; one at a time is held in memory.
         observed_at: When the walk that read them began, in ms.
+        is_new: The entity was inserted in this transaction: it has no children yet.
     """
     if job_type == DISCUSSIONS:
-        return _replace_discussions(entity_type, entity_id, bodies, observed_at)
+        return _replace_discussions(entity_type, entity_id, bodies, observed_at, is_new=is_new)
     table, make_row = _LISTS[job_type]
-    sets = _ChildSet(table, entity_type, entity_id, _scope_of(job_type))
+    sets = _ChildSet(table, entity_type, entity_id, _scope_of(job_type), is_new=is_new)
     position = 0
     for body in bodies:
         rows = []
-        for item in payloads.decode_list(job_type, body):
+        for item in payloads.decode_list(job_type, body, is_checked=True):
             rows.append(
                 _common(entity_type, entity_id, position, observed_at, item.raw) | make_row(job_type, item, position)
             )
@@ -114,28 +154,23 @@ def replace_children(
 class _ChildSet:
     """The children that an entity has of one kind: what is upserted stays, the rest is deleted at the end."""
 
-    def __init__(self, table: type[Child], entity_type: str, entity_id: int, scope: Mapping[str, Any]) -> None:
+    def __init__(
+        self, table: type[Child], entity_type: str, entity_id: int, scope: Mapping[str, Any], *, is_new: bool
+    ) -> None:
         self._table = table
         self._key = _KEYS[table]
-        self._target = [getattr(table, name) for name in _CONFLICT[table]]
-        kept = {*_CONFLICT[table], "id"}
-        self._updated = [field for name, field in table._meta.fields.items() if name not in kept]
-        where = [table.entity_type == entity_type, table.entity_id == entity_id]
-        where += [getattr(table, name) == value for name, value in scope.items()]
-        key = getattr(table, self._key)
-        self._gone: dict[Any, int] = dict(table.select(key, table.id).where(*where).tuples())
+        self._gone = (
+            {} if is_new else _ids(table, self._key, {**scope, "entity_type": entity_type, "entity_id": entity_id})
+        )
         self.written = 0
 
     def upsert(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows; of two with one key the later one wins."""
         unique = {row[self._key]: row for row in rows}
-        ordered = list(unique.values())
-        for start in range(0, len(ordered), _CHUNK):
-            chunk = ordered[start : start + _CHUNK]
-            self._table.insert_many(chunk).on_conflict(conflict_target=self._target, preserve=self._updated).execute()
+        statements.upsert(self._table, _CONFLICT[self._table], list(unique.values()))
         for key in unique:
             self._gone.pop(key, None)
-        self.written += len(ordered)
+        self.written += len(unique)
 
     def delete_the_rest(self) -> int:
         """Delete the rows whose key was not written; return how many."""
@@ -145,14 +180,22 @@ class _ChildSet:
         return len(ids)
 
 
-def _replace_discussions(entity_type: str, entity_id: int, bodies: Iterable[bytes], observed_at: int) -> dict[str, int]:
-    discussions = _ChildSet(Discussion, entity_type, entity_id, {})
-    notes = _ChildSet(Note, entity_type, entity_id, {})
+def _ids(table: type[Child], key: str, where: Mapping[str, Any]) -> dict[Any, int]:
+    conditions = " AND ".join(f"{name} = ?" for name in where)
+    sql = f"SELECT {key}, id FROM {table._meta.table_name} WHERE {conditions}"
+    return dict(statements.execute(sql, *where.values()).fetchall())
+
+
+def _replace_discussions(
+    entity_type: str, entity_id: int, bodies: Iterable[bytes], observed_at: int, *, is_new: bool
+) -> dict[str, int]:
+    discussions = _ChildSet(Discussion, entity_type, entity_id, {}, is_new=is_new)
+    notes = _ChildSet(Note, entity_type, entity_id, {}, is_new=is_new)
     position = note_position = 0
     for body in bodies:
         rows = []
         note_rows = []
-        for item in payloads.decode_list(DISCUSSIONS, body):
+        for item in payloads.decode_list(DISCUSSIONS, body, is_checked=True):
             rows.append(
                 _common(entity_type, entity_id, position, observed_at, _without_notes(item.raw))
                 | {

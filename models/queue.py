@@ -8,8 +8,10 @@ from typing import Final
 
 import peewee
 
-from models.base import NeverReusedId, Table, clock, is_postgresql, write
+from models import statements
+from models.base import NeverReusedId, Table, clock, database, is_postgresql, write
 from models.ledger import Project, Run
+from models.prepared import Prepared, given, moment
 
 
 class Task(Table):
@@ -109,51 +111,66 @@ def claim(task_id: int, *, by: str, lease_ms: int, gitlab_url: str | None = None
         lease_ms: For how long.
         gitlab_url: The host whose claims are counted; None: none are.
         most: How many live claims a host may have.
+
+    Raises:
+        NoRoom: That many it has, or others come first.
     """
     with write():
         if gitlab_url is not None:
             _lock_host(gitlab_url)
-            is_for_sync = peewee.fn.EXISTS(
-                Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.kind != "surgical")
-            )
-            is_patient = Task.select().where(Task.id == task_id, is_for_sync).exists()
+            is_patient = bool(_IS_FOR_SYNC.row(task_id=task_id))
             if not has_room(gitlab_url, most=most, is_patient=is_patient):
-                Task.update(next_at=clock() + NO_ROOM_WAIT_MS, sent_at=None).where(
-                    Task.id == task_id, Task.status == "pending"
-                ).execute()
-                return None
-        now = clock()
-        in_preflight = Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.status == "preflight")
-        claimed = (
-            Task.update(
-                status="claimed",
-                claim_no=Task.claim_no + 1,
-                claimed_by=by,
-                claimed_until=now + lease_ms,
-                tries=Task.tries + 1,
-            )
-            .where(
-                Task.id == task_id,
-                Task.status == "pending",
-                Task.next_at.is_null() | (Task.next_at <= now),
-                peewee.fn.EXISTS(in_preflight),
-            )
-            .execute()
-        )
-        if not claimed:
+                raise NoRoom
+        if not _CLAIM.changed(task_id=task_id, by=by, lease_ms=lease_ms):
             return None
-        task = Task.get_by_id(task_id)
-        return Claim(
-            task_id=task_id,
-            claim_no=task.claim_no,
-            run_id=task.scope_run_id,
-            project_id=task.project_id,
-            entity_type=task.entity_type,
-            iid=task.iid,
-            job_type=task.job_type,
-            tries=task.tries,
-            began_at=task.claimed_until - lease_ms,
-        )
+        return Claim(task_id, *_CLAIMED.row(task_id=task_id, lease_ms=lease_ms))
+
+
+class NoRoom(Exception):
+    """No request more may be made of a host now."""
+
+
+def put_off(task_id: int) -> None:
+    """Let a task that found no room wait for a sweeper. One transaction."""
+    with write():
+        Task.update(next_at=clock() + NO_ROOM_WAIT_MS, sent_at=None).where(
+            Task.id == task_id, Task.status == "pending"
+        ).execute()
+
+
+_IS_FOR_SYNC: Final = Prepared(
+    lambda: (
+        Task.select(Task.id)
+        .join(Run, on=(Run.run_id == Task.scope_run))
+        .where(Task.id == given("task_id"), Run.kind != "surgical")
+    )
+)
+_CLAIM: Final = Prepared(
+    lambda: Task.update(
+        status="claimed",
+        claim_no=Task.claim_no + 1,
+        claimed_by=given("by"),
+        claimed_until=moment() + given("lease_ms"),
+        tries=Task.tries + 1,
+    ).where(
+        Task.id == given("task_id"),
+        Task.status == "pending",
+        Task.next_at.is_null() | (Task.next_at <= moment()),
+        peewee.fn.EXISTS(Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.status == "preflight")),
+    )
+)
+_CLAIMED: Final = Prepared(
+    lambda: Task.select(
+        Task.claim_no,
+        Task.scope_run,
+        Task.project,
+        Task.entity_type,
+        Task.iid,
+        Task.job_type,
+        Task.tries,
+        Task.claimed_until - given("lease_ms"),
+    ).where(Task.id == given("task_id"))
+)
 
 
 def has_room(gitlab_url: str, *, most: int, is_patient: bool) -> bool:
@@ -162,43 +179,69 @@ def has_room(gitlab_url: str, *, most: int, is_patient: bool) -> bool:
     A live claim stands for a request. Of what GitLab says is left, a patient task leaves some to a person's, and it
     waits while one of those is about to be claimed.
     """
-    of_host = Project.select(Project.project_id).where(Project.gitlab_url == gitlab_url)
-    planners = Run.select().where(
-        Run.status == "walking", Run.stage_owner.is_null(False), Run.stage_until > clock(), Run.project.in_(of_host)
-    )
-    live = live_claims(gitlab_url) + planners.count()
-    if live >= most:
-        return False
-    host = GitLabHost.get_or_none(GitLabHost.gitlab_url == gitlab_url, GitLabHost.reset_at > clock())
+    claims, planners, remaining, is_somebody_waiting = _ROOM.row(gitlab_url=gitlab_url)
+    live = claims + planners
     spared = max(1, most // 4) if is_patient else 0
-    if host is not None and host.remaining is not None and live + spared >= host.remaining:
+    if live >= most or (remaining is not None and live + spared >= remaining):
         return False
-    return not (is_patient and _is_somebody_waiting(of_host))
+    return not (is_patient and is_somebody_waiting)
 
 
 def live_claims(gitlab_url: str) -> int:
     """Count the tasks of a host that are being fetched now, in the caller's transaction."""
-    of_host = Project.select(Project.project_id).where(Project.gitlab_url == gitlab_url)
-    live = Task.select().where(Task.status == "claimed", Task.claimed_until > clock(), Task.project.in_(of_host))
-    return int(live.count())
+    return int(_LIVE_CLAIMS.row(gitlab_url=gitlab_url)[0])
 
 
-def _is_somebody_waiting(of_host: peewee.Query) -> bool:
+def _of_host() -> peewee.Query:
+    return Project.select(Project.project_id).where(Project.gitlab_url == given("gitlab_url"))
+
+
+def _live_claims() -> peewee.Query:
+    return Task.select(peewee.fn.COUNT(Task.id)).where(
+        Task.status == "claimed", Task.claimed_until > moment(), Task.project.in_(_of_host())
+    )
+
+
+def _planners() -> peewee.Query:
+    return Run.select(peewee.fn.COUNT(Run.run_id)).where(
+        Run.status == "walking", Run.stage_owner.is_null(False), Run.stage_until > moment(), Run.project.in_(_of_host())
+    )
+
+
+def _remaining() -> peewee.Query:
+    return GitLabHost.select(GitLabHost.remaining).where(
+        GitLabHost.gitlab_url == given("gitlab_url"), GitLabHost.reset_at > moment()
+    )
+
+
+def _somebody_waiting() -> peewee.Query:
     soon = Task.select(Task.id).where(
-        Task.scope_run == Run.run_id, Task.status == "pending", Task.sent_at > clock() - ABOUT_TO_BE_CLAIMED_MS
+        Task.scope_run == Run.run_id, Task.status == "pending", Task.sent_at > moment() - ABOUT_TO_BE_CLAIMED_MS
     )
-    waiting = Run.select().where(
-        Run.status == "preflight", Run.kind == "surgical", Run.project.in_(of_host), peewee.fn.EXISTS(soon)
+    return Run.select(Run.run_id).where(
+        Run.status == "preflight", Run.kind == "surgical", Run.project.in_(_of_host()), peewee.fn.EXISTS(soon)
     )
-    return bool(waiting.exists())
+
+
+_LIVE_CLAIMS: Final = Prepared(_live_claims)
+_ROOM: Final = Prepared(
+    lambda: peewee.Select(
+        columns=(_live_claims(), _planners(), _remaining(), peewee.fn.EXISTS(_somebody_waiting()))
+    ).bind(database)
+)
 
 
 def _lock_host(gitlab_url: str) -> None:
     """Let claims of one host come one after the other; SQLite's writers do anyhow."""
     if is_postgresql():
-        GitLabHost.insert(gitlab_url=gitlab_url).on_conflict(
-            conflict_target=[GitLabHost.gitlab_url], update={GitLabHost.gitlab_url: gitlab_url}
-        ).execute()
+        _LOCK_HOST.execute(gitlab_url=gitlab_url)
+
+
+_LOCK_HOST: Final = Prepared(
+    lambda: GitLabHost.insert(gitlab_url=given("gitlab_url")).on_conflict(
+        conflict_target=[GitLabHost.gitlab_url], update={GitLabHost.gitlab_url: given("gitlab_url")}
+    )
+)
 
 
 def note_limits(gitlab_url: str, remaining: int, reset_ms: int) -> None:
@@ -228,14 +271,16 @@ def is_held(held: Claim) -> tuple[peewee.Expression, ...]:
 
 def stage_page(held: Claim, page: int, body: bytes) -> None:
     """Keep one page of the claim's answer, in the caller's transaction; a page asked for again replaces the earlier."""
-    (
-        StagedPayload.insert(task=held.task_id, claim_no=held.claim_no, page=page, body=body)
-        .on_conflict(
-            conflict_target=[StagedPayload.task, StagedPayload.claim_no, StagedPayload.page],
-            preserve=[StagedPayload.body],
-        )
-        .execute()
+    _STAGE.execute(task_id=held.task_id, claim_no=held.claim_no, page=page, body=body)
+
+
+_STAGE: Final = Prepared(
+    lambda: StagedPayload.insert(
+        task=given("task_id"), claim_no=given("claim_no"), page=given("page"), body=given("body")
+    ).on_conflict(
+        conflict_target=[StagedPayload.task, StagedPayload.claim_no, StagedPayload.page], preserve=[StagedPayload.body]
     )
+)
 
 
 def drop_pages(held: Claim) -> None:
@@ -243,33 +288,62 @@ def drop_pages(held: Claim) -> None:
     StagedPayload.delete().where(StagedPayload.task == held.task_id, StagedPayload.claim_no == held.claim_no).execute()
 
 
-def staged_bodies(task_id: int, claim_no: int) -> Iterator[bytes]:
-    """Yield a task's pages in order, one at a time: only one is ever in memory."""
-    page = -1
-    while True:
-        row = (
-            StagedPayload.select(StagedPayload.page, StagedPayload.body)
-            .where(StagedPayload.task == task_id, StagedPayload.claim_no == claim_no, StagedPayload.page > page)
-            .order_by(StagedPayload.page)
-            .limit(1)
-            .tuples()
-            .first()
-        )
-        if row is None:
-            return
-        page, body = row
+@dataclass(frozen=True)
+class Staged:
+    """What one endpoint of an entity answered, up to its last page; the first comes along where it is small."""
+
+    task_id: int
+    claim_no: int
+    observed_at: int
+    last_page: int
+    first: bytes | None = None
+
+
+def staged(run_id: str, entity_type: str, iid: int) -> dict[str, Staged]:
+    """Return what was fetched of an entity of a run, by job type."""
+    rows = statements.execute(_STAGED, SMALL_PAGE_BYTES, run_id, entity_type, iid).fetchall()
+    return {
+        job_type: Staged(task_id, claim_no, observed_at, last_page, None if first is None else bytes(first))
+        for job_type, task_id, claim_no, observed_at, last_page, first in rows
+    }
+
+
+def bodies_of(staged: Staged) -> Iterator[bytes]:
+    """Yield its pages in order, one at a time: only one is ever in memory."""
+    page = 0
+    if staged.first is not None:
+        page = 1
+        yield staged.first
+    while page < staged.last_page:
+        page, body = statements.execute(_NEXT_PAGE, staged.task_id, staged.claim_no, page).fetchone()
         yield bytes(body)
+
+
+# The usual entity has one small page of each list: all of them come with one round trip.
+SMALL_PAGE_BYTES: Final = 1 << 18
+_STAGED: Final = """
+SELECT t.job_type, t.id, t.claim_no, t.observed_at,
+  (SELECT MAX(p.page) FROM staged_payloads p WHERE p.task_id = t.id AND p.claim_no = t.claim_no), f.body
+FROM dependent_queue t LEFT JOIN staged_payloads f
+  ON f.task_id = t.id AND f.claim_no = t.claim_no AND f.page = 1 AND LENGTH(f.body) <= ?
+WHERE t.scope_run_id = ? AND t.entity_type = ? AND t.iid = ? AND t.status = 'done'
+"""
+_NEXT_PAGE: Final = """
+SELECT page, body FROM staged_payloads WHERE task_id = ? AND claim_no = ? AND page > ? ORDER BY page LIMIT 1
+"""
 
 
 def paused_until(gitlab_url: str) -> int | None:
     """Return until when this host asked to be left alone; None when it did not, or that time is over."""
-    row = (
-        GitLabHost.select(GitLabHost.paused_until)
-        .where(GitLabHost.gitlab_url == gitlab_url, GitLabHost.paused_until > clock())
-        .tuples()
-        .first()
-    )
+    row = _PAUSED_UNTIL.row(gitlab_url=gitlab_url)
     return int(row[0]) if row else None
+
+
+_PAUSED_UNTIL: Final = Prepared(
+    lambda: GitLabHost.select(GitLabHost.paused_until).where(
+        GitLabHost.gitlab_url == given("gitlab_url"), GitLabHost.paused_until > moment()
+    )
+)
 
 
 def pause_host(gitlab_url: str, wait_ms: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq.worker import WorkerThread
 
 from lore import logs
 from lore.settings import read_settings
@@ -23,6 +25,7 @@ from workers import commit, documents, embed, planning, preflight  # noqa: E402,
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 DATABASES = ("sqlite", "postgresql")
+JOIN_S = 30
 
 
 PROVEN = pytest.StashKey[dict[str, set[str]]]()
@@ -133,6 +136,10 @@ def ledger(settings: Any, database_url: str, embedder: Any) -> Iterator[Any]:
     broker.flush_all()
     broker.is_worked, broker.only_run_id = True, None
     yield base.database
+    # A run that ended early may have left a fetch behind, which would look for its tables in the next test.
+    for thread in threading.enumerate():
+        if isinstance(thread, WorkerThread):
+            thread.join(JOIN_S)
     broker.flush_all()
     resources.close()
     base.disconnect()

@@ -282,6 +282,7 @@ class Stage:
         real = SimpleNamespace(
             begin=opened.begin, commit=opened.commit, rollback=opened.rollback, execute_sql=opened.execute_sql
         )
+        execute_many = getattr(opened, "execute_many", None)
 
         def begin(*args: Any, **kwargs: Any) -> None:
             self.come_to("begin")
@@ -301,11 +302,16 @@ class Stage:
             self.come_to("statement")
             return real.execute_sql(sql, params)
 
+        def execute_for_all(sql: str, rows: Any) -> None:
+            self.come_to("statement")
+            execute_many(sql, rows)
+
         opened.begin, opened.commit, opened.rollback, opened.execute_sql = begin, commit_it, rollback, execute_sql
+        opened.execute_many = execute_for_all
         try:
             yield
         finally:
-            del opened.begin, opened.commit, opened.rollback, opened.execute_sql
+            del opened.begin, opened.commit, opened.rollback, opened.execute_sql, opened.execute_many
 
     def run(self, action: Callable[[], Any], fault: Fault | None) -> Any:
         """Do an action, with its fault; None when it died of it, or gave up because the database was gone."""

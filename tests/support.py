@@ -251,20 +251,26 @@ class _Statements:
 
     def __enter__(self) -> _Statements:
         opened: Any = database.obj
-        self._real = opened.execute_sql
-
-        def execute_sql(sql: str, params: Any = None) -> Any:
-            self.seen.append(sql)
-            if self.fail_at is not None and len(self.seen) == self.fail_at:
-                raise self.error
-            return self._real(sql, params)
-
-        opened.execute_sql = execute_sql
+        for name in self._names(opened):
+            setattr(opened, name, self._counting(getattr(opened, name)))
         return self
 
     def __exit__(self, *_: object) -> None:
         opened: Any = database.obj
-        opened.execute_sql = self._real
+        for name in self._names(opened):
+            delattr(opened, name)
+
+    def _names(self, opened: Any) -> list[str]:
+        return [name for name in ("execute_sql", "execute_many") if hasattr(opened, name)]
+
+    def _counting(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def execute(sql: str, params: Any = None) -> Any:
+            self.seen.append(sql)
+            if self.fail_at is not None and len(self.seen) == self.fail_at:
+                raise self.error
+            return real(sql, params)
+
+        return execute
 
 
 class LetterEmbedder:

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,30 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import (
-    GITLAB_URL,
-    PROJECT,
-    PROJECT_ID,
-    FakeGitLab,
-    discussion_body,
-    drain,
-    entity_body,
-    event_body,
-    note_body,
-    submit,
-)
+from hostile import EVIL, MARKUP, SHOWN, fill
+from support import GITLAB_URL, PROJECT, FakeGitLab, drain, submit
 
 import cli
 from lore.core import plan
+from lore.core.errors import Exit, RefusedError
 from lore.core.plan import Entity
 from lore.door import run
 from models import base
+from models.content import Issue
+from models.ledger import Project
 
-# Escapes of every kind that we never write ourselves, marks that turn text round, line ends, and rich's markup.
-EVIL = "\x1b[38;5;201mX\x1b[2J\x1b]0;title\x07\x9b31m \u202eevil\u2066 \u200b\ufeff\n\r\terror: fake "
-EVIL += "[bold red]no[/] :smile:"
-SHOWN = r"\x1b[38;5;201mX\x1b[2J\x1b]0;title\x07\x9b31m \u202eevil\u2066 \u200b\ufeff"
-MARKUP = "[bold red]no[/] :smile:"
 # What rich writes for our own styles.
 OURS = re.compile(r"\x1b\[(?:0|1|3[1-6]|1;3[1-6])m")
 
@@ -54,7 +43,11 @@ READING = [
     f"lore who {shlex.quote(EVIL)}",
     f"lore who {shlex.quote('~' + EVIL)}",
     "lore stats",
+    "lore search evil",
+    "lore search evil --type discussion --mode text",
 ]
+# What is said of runs: of one that failed with what GitLab wrote, in a project that has such a name.
+LEDGER = ["lore sync-runs", "lore sync-runs --run-id last", "lore sync-runs --run-id last --follow"]
 
 
 class Terminal(io.StringIO):
@@ -76,41 +69,7 @@ def call(
     gitlab: FakeGitLab, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> Callable[..., Said]:
     """Return a function that calls a command on a mirror of hostile content, on a terminal or not."""
-    user = {"id": 1, "username": EVIL}
-    fields = {
-        "title": EVIL,
-        "description": EVIL,
-        "author": user,
-        "assignees": [user],
-        "reviewers": [user],
-        "labels": [EVIL],
-        "milestone": {"id": 1, "title": EVIL},
-        "web_url": EVIL,
-        "source_branch": EVIL,
-        "target_branch": EVIL,
-        "closed_by": user,
-        "merge_user": user,
-    }
-    note = note_body(1, EVIL, author=user, type="DiffNote")
-    note["position"] = {"old_path": EVIL, "new_path": EVIL, "new_line": 1, "position_type": "text"}
-    link = {"id": 5, "iid": 9, "project_id": PROJECT_ID, "title": EVIL, "state": EVIL, "link_type": EVIL}
-    link |= {"references": {"full": EVIL}, "web_url": EVIL}
-    lists = {
-        plan.DISCUSSIONS: [discussion_body(1, note), discussion_body(2, note_body(2, EVIL, author=user, system=True))],
-        plan.STATE_EVENTS: [event_body(1, state="closed", user=user), event_body(2, state="locked", user=user)],
-        plan.LABEL_EVENTS: [event_body(1, action="add", label={"id": 1, "name": EVIL}, user=user)],
-        plan.MILESTONE_EVENTS: [event_body(1, action="add", milestone={"id": 1, "title": EVIL}, user=user)],
-        plan.DIFFS: [{"old_path": EVIL, "new_path": EVIL + "2", "renamed_file": True, "diff": "@@\n+" + EVIL}],
-        plan.CLOSES_ISSUES: [link, link | {"id": 6, "project_id": 12345}],
-        plan.LINKS: [link | {"issue_link_id": 3}],
-    }
-    entities = (Entity("issue", 7), Entity("merge_request", 5))
-    for entity in entities:
-        gitlab.set(entity, plan.OWN, entity_body(entity, **fields))
-        for endpoint in plan.ENDPOINTS[entity.entity_type][1:]:
-            gitlab.set(entity, endpoint.job_type, lists[endpoint.job_type])
-    submit(*entities)
-    drain()
+    fill(gitlab)
     for name in list(os.environ):
         if name.startswith(("LORE_", "GITLAB_", "XDG_", "GIT_")):
             monkeypatch.delenv(name)
@@ -140,20 +99,48 @@ def call(
 
 @pytest.mark.parametrize("line", READING, ids=[line.split("\x1b")[0] for line in READING])
 def test_no_view_writes_a_byte_that_steers_a_terminal(call: Callable[..., Said], line: str) -> None:
+    Project.update(path_with_namespace=EVIL).execute()
+
     plain, screen, paged = call(line), call(line, lines=1000), call(line, lines=2)
 
     for said in (plain, screen, paged):
         assert said.status == 0, said
-        left = said.out if said is plain else OURS.sub("", said.out)
-        bad = {character for character in left if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")}
-        assert bad <= {"\n"}, said
-        assert "\nerror: fake" not in left
+        _assert_harmless(said.out if said is plain else OURS.sub("", said.out))
     assert paged.out == OURS.sub("", screen.out), "a pager that is not known to show colours gets none"
-    if line != "lore stats":
-        assert MARKUP in plain.out
-        assert re.sub(r"\s", "", SHOWN) in re.sub(r"\s", "", plain.out)
-        assert r"\x1b]0;title\x07" in OURS.sub("", screen.out).replace("\n", "")
-        assert OURS.search(screen.out), "on a terminal it is coloured"
+    assert MARKUP in plain.out
+    assert re.sub(r"\s", "", SHOWN) in re.sub(r"\s", "", plain.out)
+    assert r"\x1b]0;title\x07" in OURS.sub("", screen.out).replace("\n", "")
+    assert OURS.search(screen.out), "on a terminal it is coloured"
+
+
+def _assert_harmless(said: str) -> None:
+    bad = {character for character in said if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")}
+    assert bad <= {"\n"}, said
+    assert "\nerror: fake" not in said
+
+
+def test_every_command_that_only_reads_is_looked_at_here() -> None:
+    looked_at = {line.split()[1] for line in READING + LEDGER}
+    of_ours_alone = {"doctor", "robot-docs", "mcp", "completion"}
+
+    assert {name for name, door in cli.commands.commands.items() if not door.writes} == looked_at | of_ours_alone
+
+
+@pytest.mark.parametrize("line", LEDGER)
+def test_no_line_about_a_run_steers_a_terminal(call: Callable[..., Said], gitlab: FakeGitLab, line: str) -> None:
+    entity = Entity("issue", 8)
+    gitlab.set(entity, plan.OWN, RefusedError("GITLAB_NOT_FOUND", EVIL))
+    submit(entity)
+    drain()
+    Project.update(path_with_namespace=EVIL).execute()
+
+    plain, screen = call(line), call(line, lines=1000)
+
+    for said in (plain, screen):
+        assert said.status == (Exit.PREFLIGHT if "--follow" in line else 0), said
+        _assert_harmless(OURS.sub("", said.out) if said is screen else said.out)
+        _assert_harmless(said.err)
+    assert re.sub(r"\s", "", SHOWN) in re.sub(r"\s", "", plain.out + plain.err)
 
 
 def test_an_error_that_names_hostile_paths_is_harmless(call: Callable[..., Said]) -> None:
@@ -185,6 +172,9 @@ def test_open_opens_an_address_of_ours_and_never_one_that_gitlab_sent(
     assert opened == [f"{GITLAB_URL}/{PROJECT}/-/merge_requests/5"]
     assert [warning["code"] for warning in json.loads(said.out)["warnings"]] == ["NO_BROWSER"]
     assert call("lore show '!5' --robot").status == 0
+    slip = json.loads(call("lore show '!5' --opn --robot").out)["error"]
+    assert slip["code"] == "USAGE"
+    assert slip["actions"][0] == "lore show '!5' --open --robot"
     assert len(opened) == 1
 
 
@@ -216,6 +206,31 @@ def test_a_file_and_a_label_are_of_one_project(call: Callable[..., Said], line: 
 
     assert json.loads(call(f"{line} --robot").out)["error"]["code"] == "NO_PROJECT"
     assert json.loads(call("lore issues --robot").out)["data"]["total"] == 1
+
+
+def test_a_cursor_is_of_the_same_list_and_lasts_while_time_goes_on(call: Callable[..., Said], monkeypatch: Any) -> None:
+    line = "lore timeline '#7' -n 2"
+    following = json.loads(call(f"{line} --robot").out)["meta"]["next"]
+
+    assert json.loads(call(f"{line} --after {following} --robot").out)["data"]["events"]
+    for other in ("lore timeline '!5'", "lore show '#7'", f"{line} -p other/one"):
+        assert json.loads(call(f"{other} --after {following} --robot").out)["error"]["code"] == "USAGE", other
+    for slip in (following[:-4], f"x{following}", following.swapcase()):
+        assert "meta.next" in json.loads(call(f"{line} --after {slip} --robot").out)["error"]["message"], slip
+
+    # The second issue is there by then, and a week ago is a minute later.
+    Issue.insert(**_copied(Issue.get(), iid=8)).execute()
+    first = json.loads(call("lore issues --updated-since 2500w -n 1 --robot").out)
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 60_000_000_000)
+    second = json.loads(call(f"lore issues --updated-since 2500w -n 1 --after {first['meta']['next']} --robot").out)
+    assert [one["iid"] for answer in (first, second) for one in answer["data"]["issues"]] == [8, 7]
+    assert "next" not in second["meta"]
+
+
+def _copied(row: Any, **more: Any) -> dict[str, Any]:
+    values = {name: value for name, value in row.__data__.items() if name != "id"}
+    return values | {"gitlab_id": values["gitlab_id"] + 1} | more
 
 
 def test_a_list_passes_each_option_on(call: Callable[..., Said]) -> None:

@@ -3,6 +3,9 @@
 The lock is a lease row, taken in a short transaction of its own; the writing transaction begins by renewing it, so a
 holder that was paused past its lease finds out before it writes. A run that finds the lock busy goes away: whoever
 releases it sends the longest waiting run.
+
+A sync's child, all or nothing for each entity, is written in pieces: between two of them others can write, and a
+person's run that waits for the lock gets it.
 """
 
 from __future__ import annotations
@@ -18,21 +21,26 @@ import peewee
 from lore.core import payloads, plan, runs, staleness
 from lore.core.errors import BusyError, Failure, LoreError
 from lore.logs import get_logger
-from models import ingest, locks
+from models import ingest, locks, statements
 from models.base import clock, is_postgresql, now_ms, read, write
-from models.content import ENTITY_TABLES, DirtySource
-from models.ledger import Run, RunEntity, RunSource
+from models.content import ENTITY_TABLES
+from models.ledger import Run, RunEntity
 from models.locks import Lease, ProjectLock
-from models.queue import Task, staged_bodies
+from models.queue import bodies_of, staged
 from workers import landing, messages, moves, resources
 from workers.actors import BEHIND_PEOPLE, actor
 
 log = get_logger(__name__)
 
+# How long a piece of a sync's child keeps others from writing, give or take an entity.
+PIECE_S = 0.05
+# A person's run that waits longer has nobody who would take the lock.
+PERSON_TAKES_MS = 10_000
+
 
 @actor("commit")
 def commit(run_id: str) -> None:
-    """Write everything a run fetched, or nothing."""
+    """Write everything a run fetched, or nothing; of a sync's child what could be fetched."""
     lease = _take_lock(run_id)
     if lease is None:
         return
@@ -40,8 +48,10 @@ def commit(run_id: str) -> None:
     while not is_over:
         work = _Work(run_id, lease)
         try:
-            _write(work)
-            is_over = True
+            is_over = _write(work)
+            if work.has_stepped_aside:
+                hand_over(lease.project_id, but_not=run_id)
+                return
         except _FencedOut:
             log.warning("fenced_out", owner=lease.owner, fence=lease.fence)
             return
@@ -67,11 +77,17 @@ class _FencedOut(Exception):
 
 @dataclass
 class _Work:
-    """One delivery of a commit, and what it has done so far."""
+    """One delivery of a commit, and what it has done so far.
+
+    `now` is the database's time at which it held the lock's row: whoever wrote content before had done so by then.
+    """
 
     run_id: str
     lease: Lease
+    now: int = 0
     next_status: str = runs.SUCCEEDED
+    is_in_pieces: bool = False
+    has_stepped_aside: bool = False
     entity: plan.Entity | None = None
     rows: Counter[str] = field(default_factory=Counter)
 
@@ -142,7 +158,8 @@ def _count_try(run: Run) -> bool:
     return True
 
 
-def _write(work: _Work) -> None:
+def _write(work: _Work) -> bool:
+    """Write the run and move it on, or a piece of it; tell whether this delivery is through with it."""
     began = time.monotonic()
     with write():
         # These two come first: a fenced-out holder must not even read what it would write.
@@ -151,101 +168,134 @@ def _write(work: _Work) -> None:
         if not moves.lock_run(work.run_id, runs.COMMITTING):
             log.info("commit_not_needed", owner=work.lease.owner)
             locks.release(work.lease)
-            return
+            return True
         run = Run.get_by_id(work.run_id)
-        waited_ms = now_ms() - run.stage_at
+        work.now = now_ms()
         work.next_status = runs.status_after(runs.COMMITTING, moves.options_of(run))
+        work.is_in_pieces = moves.is_per_entity(work.run_id)
+        entities = _unwritten(work.run_id)
+        if work.is_in_pieces and entities:
+            _write_piece(work, entities)
+            moves.count(work.run_id, rows=_rows_so_far(run, work))
+            return work.has_stepped_aside
+        waited_ms = work.now - run.stage_at
         landing.land(run)
-        pending = RunEntity.select(RunEntity.entity_type, RunEntity.iid).where(
-            RunEntity.run == work.run_id, RunEntity.status == runs.PENDING
-        )
-        for entity in sorted(plan.Entity(*row) for row in pending.tuples()):
+        for entity in entities:
             work.entity = entity
             _write_entity(work, entity)
         work.entity = None
-        moves.count(work.run_id, rows=work.rows, lock_wait_ms=waited_ms)
-        moves.record(work.run_id, "committed", stage=runs.STAGE_INGEST, rows=work.rows, lock_wait_ms=waited_ms)
-        has_written = work.rows.total() > work.rows["skipped_stale"]
+        rows = _rows_so_far(run, work)
+        moves.count(work.run_id, rows=rows, lock_wait_ms=waited_ms)
+        moves.record(work.run_id, "committed", stage=runs.STAGE_INGEST, rows=rows, lock_wait_ms=waited_ms)
+        has_written = rows.total() > rows["skipped_stale"]
         moved = moves.advance(work.run_id, work.next_status if has_written else runs.SUCCEEDED)
     log.info(
         "committed",
         ms=round((time.monotonic() - began) * 1000),
         lock_wait_ms=waited_ms,
-        rows=dict(work.rows),
+        rows=dict(rows),
         fence=work.lease.fence,
     )
     if moved == runs.DOCUMENTS:
         # Whoever committed it, be it somebody else's orphan, carries on with it.
         messages.send_run(messages.DOCUMENTS, work.run_id, is_adopted=True)
+    return True
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What one endpoint of an entity answered."""
+def _unwritten(run_id: str) -> list[plan.Entity]:
+    pending = RunEntity.select(RunEntity.entity_type, RunEntity.iid).where(
+        RunEntity.run == run_id, RunEntity.status == runs.PENDING, RunEntity.stage == runs.STAGE_INGEST
+    )
+    return sorted(plan.Entity(*row) for row in pending.tuples())
 
-    task_id: int
-    claim_no: int
-    observed_at: int
+
+def _write_piece(work: _Work, entities: list[plan.Entity]) -> None:
+    """Write the first of these entities; what was written stays, whatever becomes of the rest."""
+    until = time.monotonic() + PIECE_S
+    written: list[plan.Entity] = []
+    for entity in entities:
+        if written and time.monotonic() > until:
+            break
+        work.entity = entity
+        _write_entity(work, entity)
+        written.append(entity)
+    work.entity = None
+    landing.pay(work.lease.project_id, written)
+    # It got on: only tries that did not are counted.
+    tries = 1
+    if len(written) < len(entities) and _is_a_person_waiting(work.lease.project_id):
+        locks.release(work.lease)
+        work.has_stepped_aside = True
+        tries = 0
+        Run.update(sent_at=None, sends=0).where(Run.run_id == work.run_id).execute()
+    deadline_at = clock() + resources.settings().run_deadline_ms
+    Run.update(stage_tries=tries, deadline_at=deadline_at).where(Run.run_id == work.run_id).execute()
+
+
+def _is_a_person_waiting(project_id: int) -> bool:
+    waiting = Run.select().where(
+        Run.project == project_id,
+        Run.status == runs.COMMITTING,
+        Run.kind == "surgical",
+        Run.stage_at > clock() - PERSON_TAKES_MS,
+    )
+    return bool(waiting.exists())
+
+
+def _rows_so_far(run: Run, work: _Work) -> Counter[str]:
+    return Counter(json.loads(run.counters).get("rows", {})) + work.rows
 
 
 def _write_entity(work: _Work, entity: plan.Entity) -> None:
-    parts = _parts_of(work.run_id, entity)
+    fetched = staged(work.run_id, entity.entity_type, entity.iid)
+    parts = {endpoint.job_type: fetched[endpoint.job_type] for endpoint in plan.ENDPOINTS[entity.entity_type]}
+    observed_at = min(part.observed_at for part in parts.values())
     own = parts.pop(plan.OWN)
-    observed_at = min([own.observed_at, *(part.observed_at for part in parts.values())])
-    value = payloads.decode_entity(entity.entity_type, b"".join(staged_bodies(own.task_id, own.claim_no)))
+    value = payloads.decode_entity(entity.entity_type, b"".join(bodies_of(own)))
     local = _local(work.lease.project_id, entity)
-    now = now_ms()
     is_settled = staleness.is_settled(value.updated_at, observed_at)
     payload_version = staleness.Version(value.updated_at, observed_at)
     was_gone_since = local is not None and local.deleted_at is not None and observed_at <= local.deleted_at
-    if was_gone_since or staleness.is_stale(payload_version, local.version if local else None, now=now):
+    if was_gone_since or staleness.is_stale(payload_version, local.version if local else None, now=work.now):
         _end_entity(work, entity, runs.SKIPPED_STALE, is_settled=None)
         work.rows["skipped_stale"] += 1
         return
     known = dict(local.parts) if local else {}
     columns = ingest.entity_columns(value) | {"observed_at": observed_at, "deleted_at": None}
-    if local is None:
-        entity_id = ingest.insert_entity(entity.entity_type, work.lease.project_id, entity.iid, columns)
-        known[plan.OWN] = own.observed_at
+    is_equal = local is not None and staleness.is_same_moment(local.version.updated_at, value.updated_at)
+    if is_equal and staleness.is_observed_later(known.get(plan.OWN), own.observed_at, now=work.now):
+        # Another run of it read this endpoint after us, though it began before us; GitLab does not always move
+        # `updated_at`, so its answer is kept.
+        columns = {"observed_at": observed_at}
     else:
-        entity_id = local.entity_id
-        is_equal = staleness.is_same_moment(local.version.updated_at, value.updated_at)
-        if is_equal and staleness.is_observed_later(known.get(plan.OWN), own.observed_at, now=now):
-            # Another run of it read this endpoint after us, though it began before us; GitLab does not always move
-            # `updated_at`, so its answer is kept.
-            columns = {"observed_at": observed_at}
-        else:
-            known[plan.OWN] = own.observed_at
-    for job_type, part in parts.items():
-        if staleness.is_observed_later(known.get(job_type), part.observed_at, now=now):
-            continue
-        bodies = staged_bodies(part.task_id, part.claim_no)
-        work.rows.update(
-            ingest.replace_children(job_type, entity.entity_type, entity_id, bodies, observed_at=part.observed_at)
-        )
-        known[job_type] = part.observed_at
+        known[plan.OWN] = own.observed_at
+    newer = {
+        job_type: part
+        for job_type, part in parts.items()
+        if not staleness.is_observed_later(known.get(job_type), part.observed_at, now=work.now)
+    }
+    known |= {job_type: part.observed_at for job_type, part in newer.items()}
     columns["parts_observed_at"] = json.dumps(known, sort_keys=True)
     columns["children_observed_at"] = min(at for job_type, at in known.items() if job_type != plan.OWN)
-    ingest.update_entity(entity.entity_type, entity_id, columns)
+    if local is None:
+        entity_id = ingest.insert_entity(entity.entity_type, work.lease.project_id, entity.iid, columns)
+    else:
+        entity_id = local.entity_id
+        ingest.update_entity(entity.entity_type, entity_id, columns)
+    for job_type, part in newer.items():
+        written = ingest.replace_children(
+            job_type,
+            entity.entity_type,
+            entity_id,
+            bodies_of(part),
+            observed_at=part.observed_at,
+            is_new=local is None,
+        )
+        work.rows.update(written)
     work.rows[ENTITY_TABLES[entity.entity_type]._meta.table_name] += 1
-    dirty_id = DirtySource.insert(source_type=entity.entity_type, source_id=entity_id, queued_at=clock()).execute()
-    RunSource.insert(
-        run=work.run_id, dirty_source_id=dirty_id, source_type=entity.entity_type, source_id=entity_id
-    ).execute()
+    ingest.mark_dirty(work.run_id, entity.entity_type, entity_id, queued_at=work.now)
     ended = runs.OK if work.next_status == runs.SUCCEEDED else runs.PENDING
     _end_entity(work, entity, ended, is_settled=is_settled)
-
-
-def _parts_of(run_id: str, entity: plan.Entity) -> dict[str, _Part]:
-    columns = (Task.job_type, Task.id, Task.claim_no, Task.observed_at)
-    done = Task.select(*columns).where(
-        Task.scope_run == run_id,
-        Task.entity_type == entity.entity_type,
-        Task.iid == entity.iid,
-        Task.status == runs.DONE,
-    )
-    parts = {job_type: _Part(*rest) for job_type, *rest in done.tuples()}
-    return {e.job_type: parts[e.job_type] for e in plan.ENDPOINTS[entity.entity_type]}
 
 
 @dataclass(frozen=True)
@@ -259,22 +309,26 @@ class _Local:
 
 
 def _local(project_id: int, entity: plan.Entity) -> _Local | None:
-    table = ENTITY_TABLES[entity.entity_type]
-    row = (
-        table.select(table.id, table.updated_at, table.observed_at, table.parts_observed_at, table.deleted_at)
-        .where(table.project == project_id, table.iid == entity.iid)
-        .tuples()
-        .first()
-    )
+    row = ingest.read_versions(entity.entity_type, project_id, entity.iid)
     if row is None:
         return None
     return _Local(row[0], staleness.Version(row[1], row[2]), json.loads(row[3]), row[4])
 
 
 def _end_entity(work: _Work, entity: plan.Entity, status: str, *, is_settled: bool | None) -> None:
-    RunEntity.update(status=status, is_settled=is_settled, updated_at=clock()).where(
-        RunEntity.run == work.run_id, RunEntity.entity_type == entity.entity_type, RunEntity.iid == entity.iid
-    ).execute()
+    # What is written of a run in pieces is in its next stage at once: the next piece does not write it again.
+    stage = work.next_status if work.is_in_pieces and status == runs.PENDING else runs.STAGE_INGEST
+    statements.execute(
+        "UPDATE sync_run_entities SET status = ?, stage = ?, is_settled = ?, updated_at = ?"
+        " WHERE run_id = ? AND entity_type = ? AND iid = ?",
+        status,
+        stage,
+        is_settled,
+        work.now,
+        work.run_id,
+        entity.entity_type,
+        entity.iid,
+    )
 
 
 def _try_again(work: _Work, error: BusyError) -> None:
@@ -328,12 +382,13 @@ def _fail(work: _Work, code: str, message: str) -> None:
         moves.settle(work.run_id, runs.FAILED, error_code=code, error_message=message, failures=failures)
 
 
-def hand_over(project_id: int, *, only_due: bool = False) -> str | None:
+def hand_over(project_id: int, *, only_due: bool = False, but_not: str | None = None) -> str | None:
     """Send the project's longest waiting run, a person's before a sync's, if the lock is free; return what was sent.
 
     Args:
         project_id: Our id of the project.
         only_due: Leave alone a run whose message may still be under way.
+        but_not: A run that has just stepped aside.
     """
     with read():
         now = now_ms()
@@ -342,7 +397,7 @@ def hand_over(project_id: int, *, only_due: bool = False) -> str | None:
             return None
         waiting = list(
             Run.select(Run.run_id, Run.sent_at, Run.sends, Run.stage_at)
-            .where(Run.project == project_id, Run.status == runs.COMMITTING)
+            .where(Run.project == project_id, Run.status == runs.COMMITTING, Run.run_id != (but_not or ""))
             .order_by(peewee.Case(Run.kind, (("surgical", 0),), 1), Run.stage_at, Run.run_id)
             .tuples()
         )

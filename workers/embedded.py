@@ -24,6 +24,8 @@ POLL_S = 0.01
 SWEEP_EVERY_S = 1.0
 WORKER_TIMEOUT_MS = 50
 BUSY_WAIT_S = 0.5
+LOOK_AGAIN_S = 0.2
+STOP_MS, STOP_FETCHING_MS = 5_000, 200
 NEVER = float("-inf")
 
 
@@ -60,7 +62,12 @@ class _Nowhere(list[MessageProxy]):
 
 
 def run_to_end(
-    run_id: str, *, timeout_s: float | None = None, on_change: Callable[[], None] | None = None, threads: int = 16
+    run_id: str,
+    *,
+    timeout_s: float | None = None,
+    on_change: Callable[[], None] | None = None,
+    threads: int = 16,
+    is_interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Do a run in this process, to its end.
 
@@ -69,6 +76,10 @@ def run_to_end(
         timeout_s: Its deadline, in seconds from now; None: only that of each stage.
         on_change: Called after every change of the database.
         threads: How many requests are made side by side.
+        is_interrupted: Asked a few times a second whether to leave the run.
+
+    Raises:
+        KeyboardInterrupt: The run was left, as `is_interrupted` asked for.
     """
     from models.watch import Watch  # noqa: PLC0415  # this module is imported by tests without a database
     from workers import runs, upkeep  # noqa: PLC0415  # the actors need the broker to be set first
@@ -77,11 +88,16 @@ def run_to_end(
     assert isinstance(broker, EmbeddedBroker)
     broker.is_worked, broker.only_run_id = True, run_id
     worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=WORKER_TIMEOUT_MS)
-    worker.start()
     began, swept = time.monotonic(), NEVER
     watch = Watch()
+    patience_ms = STOP_MS
     try:
+        worker.start()
         while True:
+            if is_interrupted():
+                if runs.is_fetching(run_id):
+                    patience_ms = STOP_FETCHING_MS  # what is on its way is of no use any more; a commit is seen out
+                raise KeyboardInterrupt
             try:
                 # What a killed process left is settled first: its claims, its lease, its deadlines, its commit.
                 if time.monotonic() - swept >= SWEEP_EVERY_S:
@@ -91,7 +107,7 @@ def run_to_end(
                     return
                 if timeout_s is not None and time.monotonic() - began > timeout_s:
                     upkeep.expire(run_id, after_s=timeout_s)
-                elif watch.wait(POLL_S, timeout_s=SWEEP_EVERY_S):
+                elif watch.wait(POLL_S, timeout_s=LOOK_AGAIN_S):
                     # Perhaps somebody released the lock that our run waits for.
                     upkeep.send_commit(run_id)
                     if on_change is not None:
@@ -100,5 +116,5 @@ def run_to_end(
                 log.warning("database_busy", code=error.code, cause=error.message)
                 time.sleep(BUSY_WAIT_S)
     finally:
-        worker.stop(timeout=5_000)
+        worker.stop(timeout=patience_ms)
         broker.is_worked, broker.only_run_id = False, None

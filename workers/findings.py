@@ -99,6 +99,8 @@ def due_tasks(scope: Scope) -> list[tuple[int, str, int | None]]:
     now = clock()
     waits = tuple((sends, runs.resend_after_ms(sends)) for sends in range(12))
     lost_at = Task.sent_at + peewee.Case(Task.sends, waits, runs.resend_after_ms(12))
+    # A sync's tasks wait for one another by the thousand.
+    lost_at += peewee.Case(None, ((Run.kind != "surgical", runs.LONG_QUEUE_MS),), 0)
     return list(
         Task.select(Task.id, Task.scope_run, Task.sent_at)
         .join(Run, on=(Run.run_id == Task.scope_run))

@@ -6,20 +6,22 @@ import json
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import peewee
 
 from lore.core import renames
 from lore.core.errors import NotFoundError
 from lore.core.moments import iso
+from lore.core.pages import Page, page_of
 from lore.core.plan import MERGE_REQUEST
 from lore.core.renames import Change, Life
 from models.base import read
 from models.content import MergeRequest, MergeRequestDiff, Note
-from workers.scope import chosen, full_ref, in_chunks, is_in, projects_of
+from workers.scope import chosen, full_ref, in_chunks, is_in, plain_rows, projects_of
 
 SNIPPET = 240
+_PAGE: Final = Page(30)
 
 
 def file_history(
@@ -30,7 +32,7 @@ def file_history(
     follows: bool = True,
     is_merged: bool = False,
     with_discussions: bool = False,
-    limit: int = 30,
+    page: Page = _PAGE,
 ) -> dict[str, Any]:
     """Return the names a file had and the merge requests that touched it, newest first by (`at`, `iid`).
 
@@ -41,7 +43,7 @@ def file_history(
         follows: Whether its other names count.
         is_merged: Only what was merged.
         with_discussions: Add the notes that were written on the file.
-        limit: So many merge requests.
+        page: Which merge requests.
 
     Raises:
         NotFoundError: UNKNOWN_PROJECT, or PATH_NOT_FOUND with the nearest known paths.
@@ -54,7 +56,7 @@ def file_history(
         for change in life.changes:
             if change.is_merged or not is_merged:
                 by_iid.setdefault(change.iid, []).append(change)
-        shown = list(by_iid)[:limit]
+        shown, following = page_of(list(by_iid), page, lambda iid: (-by_iid[iid][0].at, -iid))
         rows = {row.iid: row for row in _merge_requests(projects, shown)}
         patches = _patches([row.id for row in rows.values()], life.paths)
         notes = _notes([row.id for row in rows.values()], life.paths) if with_discussions else {}
@@ -68,6 +70,7 @@ def file_history(
                 | ({"discussions": notes.get(rows[iid].id, [])} if with_discussions else {})
                 for iid in shown
             ],
+            "next": following,
         }
 
 
@@ -127,7 +130,7 @@ class _Changes:
         rows = owner.select(owner.id, at, owner.iid, owner.state)
         for these in chosen(owner.id, sorted(ids - set(self._owners))):
             its = rows.where(is_in(owner, self._projects), *these)
-            self._owners.update((row[0], row[1:]) for row in its.tuples())
+            self._owners.update((entity_id, (at, iid, state)) for entity_id, at, iid, state in plain_rows(its))
 
 
 def _change(owner: tuple[int, int, str], row: Sequence[Any]) -> Change:

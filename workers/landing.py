@@ -1,16 +1,19 @@
 """What a run means for the incremental sync: debts it pays or makes, and the cursor that follows its parent's walk.
 
-Two functions, each inside its caller's transaction, which holds the run's row: `land` where content is written, `ended`
-where a run ends. Neither touches the parent's row: once the transaction is over the parent is woken and looks for
-itself, so no order of locks binds a child to it. The cursor's own row is locked before the steps are looked at; of two
+Each inside its caller's transaction, which holds the run's row: `pay` and `land` where content is committed, `ended`
+where a run ends. None touches the parent's row: once the transaction is over the parent is woken and looks for itself,
+so no order of locks binds a child to it. The cursor's own row is locked before the steps are looked at; of two
 children that end at once the second sees what the first wrote.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import peewee
 
 from lore.core import runs, walk
+from lore.core.plan import Entity
 from models.base import clock, database
 from models.ledger import Run, RunEntity, SyncCursor, SyncDebt, SyncStep
 from workers import messages
@@ -31,6 +34,15 @@ def land(run: Run) -> None:
         _owe(run, runs.FAILED)
         _count_step(run)
         _wake(run.parent_run_id)
+
+
+def pay(project_id: int, entities: Sequence[Entity]) -> None:
+    """Forget the debts of entities that the caller has just written."""
+    for entity_type in {entity.entity_type for entity in entities}:
+        iids = [entity.iid for entity in entities if entity.entity_type == entity_type]
+        SyncDebt.delete().where(
+            SyncDebt.project == project_id, SyncDebt.entity_type == entity_type, SyncDebt.iid.in_(iids)
+        ).execute()
 
 
 def ended(run: Run) -> None:

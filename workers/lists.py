@@ -12,6 +12,7 @@ from typing import Any, Final
 import peewee
 
 from lore.core.moments import iso
+from lore.core.pages import Page, first_of, page_of
 from lore.core.plan import ENTITY_TYPES
 from models.base import database, has_text, is_postgresql, lower, read, sqlite_path
 from models.content import (
@@ -39,6 +40,7 @@ SORTS: Final[Mapping[str, str]] = {
     "iid": "iid",
     "comments": "user_notes_count",
 }
+_PAGE: Final = Page(30)
 _TIMES = ("created_at", "updated_at", "closed_at", "merged_at")
 _LISTS = ("assignees", "labels", "reviewers")
 _COMMON = ("iid", "title", "state", "author", "assignees", "labels", "milestone", "user_notes_count", "web_url")
@@ -93,9 +95,9 @@ def list_entities(
     *,
     sort: str = "updated",
     is_ascending: bool = False,
-    limit: int = 30,
-) -> tuple[list[dict[str, Any]], int]:
-    """Return the first entities of a list, and how many there are; ties are in the order of (project, iid).
+    page: Page = _PAGE,
+) -> dict[str, Any]:
+    """Return a page of a list of entities, and how many there are; ties are in the order of (project, iid).
 
     Raises:
         NotFoundError: UNKNOWN_PROJECT.
@@ -103,24 +105,31 @@ def list_entities(
     with read():
         projects = projects_of(gitlab_url, project)
         if not projects:
-            return [], 0
+            return {"total": 0, f"{entity_type}s": [], "next": None}
         table = ENTITY_TABLES[entity_type]
         where = _conditions(table, filters, is_in(table, projects))
         column = getattr(table, SORTS[sort])
         order = peewee.fn.COALESCE(column, 0) if column.null else column
+        places = (order, table.project, table.iid)
         rows = (
-            table.select(table.project, *(getattr(table, name) for name in _COMMON + _OWN[entity_type]))
-            .where(where)
-            .order_by(
-                order.asc() if is_ascending else order.desc(),
-                table.project.asc() if is_ascending else table.project.desc(),
-                table.iid.asc() if is_ascending else table.iid.desc(),
+            table.select(
+                table.project, order.alias("place"), *(getattr(table, name) for name in _COMMON + _OWN[entity_type])
             )
-            .limit(limit)
+            .where(where if page.after is None else where & _is_behind(places, page.after, is_ascending=is_ascending))
+            .order_by(*(one.asc() if is_ascending else one.desc() for one in places))
+            .limit(page.limit + 1)
         )
-        listed = [_row(entity_type, projects[row["project"]], row) for row in rows.dicts()]
-        total = len(listed) if len(listed) < limit else table.select().where(where).count()
-    return listed, total
+        found = list(rows.dicts())
+        is_all = page.after is None and len(found) <= page.limit
+        total = len(found) if is_all else table.select().where(where).count()
+    listed, following = first_of(found, page.limit, lambda row: (row["place"], row["project"], row["iid"]))
+    shown = [_row(entity_type, projects[row["project"]], row) for row in listed]
+    return {"total": total, f"{entity_type}s": shown, "next": following}
+
+
+def _is_behind(columns: Sequence[Any], place: Sequence[Any], *, is_ascending: bool) -> Any:
+    ours, its = peewee.Tuple(*columns), peewee.Tuple(*place)
+    return ours > its if is_ascending else ours < its
 
 
 def _conditions(table: Any, filters: Filters, where: Any) -> Any:
@@ -167,8 +176,8 @@ def _row(entity_type: str, path: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def stats(gitlab_url: str, project: str | None, *, limit: int = 100) -> dict[str, Any]:
-    """Return what the mirror holds, how fresh and how big, by project in the order of their paths.
+def stats(gitlab_url: str, project: str | None, *, page: Page = _PAGE) -> dict[str, Any]:
+    """Return what the mirror holds, how fresh and how big, by a page of its projects in the order of their paths.
 
     Raises:
         NotFoundError: UNKNOWN_PROJECT.
@@ -180,15 +189,17 @@ def stats(gitlab_url: str, project: str | None, *, limit: int = 100) -> dict[str
             _count_entities(entity_type, holdings)
         _count_children(holdings)
         _find_last_runs(holdings)
-        views = sorted((holding.view() for holding in holdings.values()), key=lambda view: str(view["project"]))
+        places = sorted((path, project_id) for project_id, path in projects.items())
+        shown, following = page_of(places, page, lambda place: place)
         return {
             "gitlab_url": gitlab_url,
             "database": {"kind": "postgresql" if is_postgresql() else "sqlite", "size_bytes": _size_bytes()},
             "documents": Document.select().count(),
             "embeddings": Embedding.select().count(),
             "dirty_sources": DirtySource.select().count(),
-            "total": len(views),
-            "projects": views[:limit],
+            "total": len(places),
+            "projects": [holdings[project_id].view() for _, project_id in shown],
+            "next": following,
         }
 
 
@@ -264,7 +275,9 @@ def _count_children(holdings: Mapping[int, _Holding]) -> None:
 
 
 def _find_last_runs(holdings: Mapping[int, _Holding]) -> None:
-    newest = Run.select(peewee.fn.MAX(Run.run_id)).where(Run.project.in_(list(holdings))).group_by(Run.project)
+    # Not a sync's children, which are part of it.
+    is_ours = Run.project.in_(list(holdings)) & Run.parent_run_id.is_null()
+    newest = Run.select(peewee.fn.MAX(Run.run_id)).where(is_ours).group_by(Run.project)
     rows = Run.select(Run.project, Run.run_id, Run.status, Run.finished_at).where(Run.run_id.in_(newest))
     for project_id, run_id, status, finished_at in rows.tuples():
         holdings[project_id].last_run = {"run_id": run_id, "status": status, "finished_at": iso(finished_at)}

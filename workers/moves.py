@@ -7,9 +7,10 @@ PostgreSQL the second sees what the first wrote.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import peewee
 
@@ -20,7 +21,8 @@ from lore.logs import get_logger
 from models.base import clock, database
 from models.ledger import Project, ProjectPath, Run, RunEntity, RunEvent
 from models.locks import ProjectLock
-from models.queue import StagedPayload, Task, staged_bodies
+from models.prepared import Prepared, given, moment
+from models.queue import StagedPayload, Task, bodies_of, staged
 from workers import landing
 
 log = get_logger(__name__)
@@ -28,14 +30,29 @@ log = get_logger(__name__)
 
 def record(run_id: str, event: str, *, stage: str, entity: str | None = None, **detail: Any) -> None:
     """Add a line to the run's timeline."""
-    RunEvent.insert(
-        run=run_id, at=clock(), entity=entity, stage=stage, event=event, detail=json.dumps(detail, default=str)
-    ).execute()
+    _RECORD.execute(run_id=run_id, entity=entity, stage=stage, event=event, detail=json.dumps(detail, default=str))
+
+
+_RECORD: Final = Prepared(
+    lambda: RunEvent.insert(
+        run=given("run_id"),
+        at=moment(),
+        entity=given("entity"),
+        stage=given("stage"),
+        event=given("event"),
+        detail=given("detail"),
+    )
+)
 
 
 def lock_run(run_id: str, *statuses: str) -> bool:
     """Lock the run's row until the transaction ends; False when the run is in none of these statuses."""
-    return bool(Run.update(stage=Run.stage).where(Run.run_id == run_id, Run.status.in_(statuses)).execute())
+    return bool(_lock_of(statuses).changed(run_id=run_id))
+
+
+@functools.cache
+def _lock_of(statuses: tuple[str, ...]) -> Prepared:
+    return Prepared(lambda: Run.update(stage=Run.stage).where(Run.run_id == given("run_id"), Run.status.in_(statuses)))
 
 
 def lock_project_of(run_id: str) -> None:
@@ -49,14 +66,14 @@ def end_preflight(run_id: str) -> str | None:
     None means that a task is still open, or that somebody else moved the run. After `committing` the caller sends
     `commit(run)`, once its transaction is over.
     """
-    run = Run.get_by_id(run_id)
-    if run.status != runs.PREFLIGHT:
+    status, has_open, is_doomed = _PREFLIGHT.row(run_id=run_id)
+    if status != runs.PREFLIGHT:
         return None
-    if _has_tasks(run_id, *runs.OPEN_TASKS):
+    if has_open and not is_doomed:
         # The usual case, at every fetch: it must not cost a look at all the run's tasks.
-        if not _is_doomed(run_id):
-            return None
-    else:
+        return None
+    run = Run.get_by_id(run_id)
+    if not has_open:
         _confirm_project(run, json.loads(run.options))
     verdict = runs.judge_preflight(task_states(run_id), mode=run.mode, is_per_entity=run.kind == "incremental")
     if verdict.status == runs.PREFLIGHT:
@@ -260,14 +277,19 @@ def _move(run_id: str, to: str, **changes: Any) -> bool:
     return moved > 0
 
 
-def _has_tasks(run_id: str, *statuses: str) -> bool:
-    return bool(Task.select().where(Task.scope_run == run_id, Task.status.in_(statuses)).exists())
+def _tasks_in(*statuses: str) -> peewee.Query:
+    return Task.select(Task.id).where(Task.scope_run == given("run_id"), Task.status.in_(statuses))
 
 
-def _is_doomed(run_id: str) -> bool:
-    is_dooming = (Task.entity_type == PROJECT) | Task.error_code.in_(runs.DOOMING_CODES)
-    failed = Task.select().where(Task.scope_run == run_id, Task.status == runs.FAILED, is_dooming)
-    return bool(failed.exists())
+_PREFLIGHT: Final = Prepared(
+    lambda: Run.select(
+        Run.status,
+        peewee.fn.EXISTS(_tasks_in(*runs.OPEN_TASKS)),
+        peewee.fn.EXISTS(
+            _tasks_in(runs.FAILED).where((Task.entity_type == PROJECT) | Task.error_code.in_(runs.DOOMING_CODES))
+        ),
+    ).where(Run.run_id == given("run_id"))
+)
 
 
 def task_states(run_id: str) -> list[runs.TaskState]:
@@ -301,11 +323,10 @@ def fail_entities(run_id: str, failures: Sequence[Failure]) -> str | None:
 
 def _confirm_project(run: Run, options: dict[str, Any]) -> None:
     """Bind the run to the project that GitLab answered with, and fail the entities that are of another one."""
-    task = Task.get_or_none(Task.scope_run == run.run_id, Task.entity_type == PROJECT, Task.status == runs.DONE)
+    answer = staged(run.run_id, PROJECT, 0).get(PROJECT)
     gitlab_id = Project.select(Project.gitlab_id).where(Project.project_id == run.project_id).scalar()
-    if task is not None:
-        body = b"".join(staged_bodies(task.id, task.claim_no))
-        gitlab_id = bind_project(run, payloads.decode_project(body), options["project"])
+    if answer is not None:
+        gitlab_id = bind_project(run, payloads.decode_project(b"".join(bodies_of(answer))), options["project"])
     strangers = Task.select(Task.id, Task.entity_type, Task.iid).where(
         Task.scope_run == run.run_id, Task.status == runs.DONE, Task.found_project_id != gitlab_id
     )

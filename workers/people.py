@@ -11,26 +11,28 @@ import peewee
 
 from lore.core.errors import NotFoundError
 from lore.core.moments import iso
+from lore.core.pages import Page, page_of
 from lore.core.plan import MERGE_REQUEST
 from models.base import read
 from models.content import ENTITY_TABLES, MergeRequest, Note
 from workers.history import life_of
 from workers.lists import is_one_of
-from workers.scope import chosen, full_ref, in_chunks, is_in, projects_of
+from workers.scope import chosen, full_ref, in_chunks, is_in, plain_rows, projects_of
 
 # In what somebody took part, in the order in which it is told.
 PARTS: Final = ("authored", "assigned", "reviewed", "merged", "commented")
 _SHOWN_REFS: Final = 3
+_PAGE: Final = Page(20)
 
 
-def who(gitlab_url: str, project: str, name: str, *, limit: int = 20) -> dict[str, Any]:
+def who(gitlab_url: str, project: str, name: str, *, page: Page = _PAGE) -> dict[str, Any]:
     """Return who worked on a path (through all its names) or, else, under a label: most first, then latest, then name.
 
     Args:
         gitlab_url: The configured GitLab.
         project: A full path or a numeric id.
         name: A path, a label, or `~label`, which is never read as a path.
-        limit: So many people.
+        page: Which people.
 
     Raises:
         NotFoundError: UNKNOWN_PROJECT, or PATH_NOT_FOUND with the nearest known paths.
@@ -51,15 +53,17 @@ def who(gitlab_url: str, project: str, name: str, *, limit: int = 20) -> dict[st
                 if not _of_label(projects, label, people):
                     error.message += ", and nothing has such a label"
                     raise
-    views = people.views()
+    ranked = people.ranked()
+    shown, following = page_of(ranked, page, lambda one: one.place)
     (path,) = projects.values()
     return {
         "project": path,
         "kind": kind,
         "name": label if kind == "label" else name,
         "paths": paths,
-        "total": len(views),
-        "people": views[:limit],
+        "total": len(ranked),
+        "people": [person.view() for person in shown],
+        "next": following,
     }
 
 
@@ -67,9 +71,24 @@ def who(gitlab_url: str, project: str, name: str, *, limit: int = 20) -> dict[st
 class _Person:
     """What one person did."""
 
+    username: str
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
     last_at: int = 0
     refs: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def place(self) -> tuple[int, int, str]:
+        """Who did most comes first, then who did something last."""
+        return (-sum(self.counts.values()), -self.last_at, self.username)
+
+    def view(self) -> dict[str, Any]:
+        return {
+            "username": self.username,
+            **self.counts,
+            "total": sum(self.counts.values()),
+            "last_at": iso(self.last_at),
+            "refs": sorted(self.refs, key=lambda ref: (-self.refs[ref], ref))[:_SHOWN_REFS],
+        }
 
 
 class _People:
@@ -81,7 +100,9 @@ class _People:
     def add(self, username: str | None, part: str, ref: str, at: int | None, count: int = 1) -> None:
         if username is None:
             return
-        person = self._by_name.setdefault(username, _Person())
+        person = self._by_name.get(username)
+        if person is None:
+            person = self._by_name[username] = _Person(username)
         person.counts[part] += count
         person.last_at = max(person.last_at, at or 0)
         person.refs[ref] = max(person.refs.get(ref, 0), at or 0)
@@ -90,20 +111,8 @@ class _People:
         for username in json.loads(usernames) if usernames else []:
             self.add(username, part, ref, at)
 
-    def views(self) -> list[dict[str, Any]]:
-        ordered = sorted(
-            self._by_name.items(), key=lambda item: (-sum(item[1].counts.values()), -item[1].last_at, item[0])
-        )
-        return [
-            {
-                "username": username,
-                **person.counts,
-                "total": sum(person.counts.values()),
-                "last_at": iso(person.last_at),
-                "refs": sorted(person.refs, key=lambda ref: (-person.refs[ref], ref))[:_SHOWN_REFS],
-            }
-            for username, person in ordered
-        ]
+    def ranked(self) -> list[_Person]:
+        return sorted(self._by_name.values(), key=lambda person: person.place)
 
 
 def _of_path(projects: Mapping[int, str], path: str, people: _People) -> list[str]:
@@ -114,20 +123,21 @@ def _of_path(projects: Mapping[int, str], path: str, people: _People) -> list[st
     table = MergeRequest
     columns = (table.id, table.iid, table.author, table.assignees, table.reviewers, table.merged_by)
     for these in chosen(table.iid, list(at_of)):
-        for row in table.select(*columns).where(is_in(table, projects), *these).namedtuples():
-            at = at_of.get(row.iid)
+        rows = table.select(*columns).where(is_in(table, projects), *these)
+        for entity_id, iid, author, assignees, reviewers, merged_by in plain_rows(rows):
+            at = at_of.get(iid)
             if at is None:
                 continue
-            refs[row.id] = ref = full_ref(project, MERGE_REQUEST, row.iid)
-            people.add(row.author, "authored", ref, at)
-            people.add_all(row.assignees, "assigned", ref, at)
-            people.add_all(row.reviewers, "reviewed", ref, at)
-            people.add(row.merged_by, "merged", ref, at)
+            refs[entity_id] = ref = full_ref(project, MERGE_REQUEST, iid)
+            people.add(author, "authored", ref, at)
+            people.add_all(assignees, "assigned", ref, at)
+            people.add_all(reviewers, "reviewed", ref, at)
+            people.add(merged_by, "merged", ref, at)
     counted = (Note.entity_id, Note.author)
     rows = Note.select(*counted, peewee.fn.MAX(Note.created_at), peewee.fn.COUNT(Note.id)).where(
         Note.entity_type == MERGE_REQUEST, Note.new_path.in_(life.paths) | Note.old_path.in_(life.paths)
     )
-    for entity_id, author, last_at, count in rows.group_by(*counted).tuples():
+    for entity_id, author, last_at, count in plain_rows(rows.group_by(*counted)):
         if entity_id in refs:
             people.add(author, "commented", refs[entity_id], last_at, count)
     return life.paths
@@ -155,7 +165,7 @@ def _of_label(projects: Mapping[int, str], label: str, people: _People) -> bool:
                 Note.entity_id.in_(ids),
                 Note.system == False,  # noqa: E712  # SQL's own
             )
-            for entity_id, author, at, count in rows.group_by(*counted).tuples():
+            for entity_id, author, at, count in plain_rows(rows.group_by(*counted)):
                 people.add(author, "commented", refs[entity_id], at, count)
     return has_any
 

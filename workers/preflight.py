@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from lore.core import payloads, plan, runs
 from lore.core.errors import BusyError, LoreError, PassingError, RefusedError, SettingError
@@ -19,7 +19,8 @@ from lore.gitlab import GitLab, check_entity, check_project, project_segment
 from lore.logs import bind_context, get_logger
 from models.base import clock, now_ms, read, write
 from models.ledger import Project, Run
-from models.queue import Claim, Task, claim, drop_pages, is_held, pause_host, renew, stage_page
+from models.prepared import Prepared, given
+from models.queue import Claim, NoRoom, Task, claim, drop_pages, is_held, pause_host, put_off, renew, stage_page
 from workers import messages, moves, politeness, resources
 from workers.actors import BEHIND_PEOPLE, actor
 
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 # A wait shorter than this is spent inside the claim; a longer one is written into the row.
 INLINE_WAIT_MS = 1_000
+# The places are taken for tens of ms. A person's fetch waits for one; a sync's would keep a thread from a person's.
+ROOM_LOOK_S = 0.01
+ROOM_LOOKS, PATIENT_LOOKS = 100, 5
 
 
 @actor("preflight")
@@ -57,14 +61,17 @@ def preflight(run_id: str) -> None:
 @actor("fetch")
 def fetch(task_id: int) -> None:
     """Read one endpoint of one entity to its last page, and move the run on if that was its last open task."""
-    settings = resources.settings()
-    held = claim(
-        task_id,
-        by=resources.whoami(),
-        lease_ms=settings.claim_lease_ms,
-        gitlab_url=settings.gitlab_url,
-        most=settings.gitlab_concurrency,
-    )
+    _fetch_task(task_id, looks=ROOM_LOOKS)
+
+
+@actor("sync_fetch", priority=BEHIND_PEOPLE)
+def sync_fetch(task_id: int) -> None:
+    """Do the same for a sync's child."""
+    _fetch_task(task_id, looks=PATIENT_LOOKS)
+
+
+def _fetch_task(task_id: int, *, looks: int) -> None:
+    held = _claim(task_id, looks)
     if held is None:
         return
     bind_context(run_id=held.run_id, entity=_entity(held), job=held.job_type)
@@ -94,10 +101,22 @@ def fetch(task_id: int) -> None:
         raise
 
 
-@actor("sync_fetch", priority=BEHIND_PEOPLE)
-def sync_fetch(task_id: int) -> None:
-    """Do the same for a sync's child."""
-    fetch.fn(task_id)
+def _claim(task_id: int, looks: int) -> Claim | None:
+    """Claim the task as soon as there is room; in vain for so many looks, a sweeper sends it again later."""
+    settings = resources.settings()
+    for _ in range(looks):
+        try:
+            return claim(
+                task_id,
+                by=resources.whoami(),
+                lease_ms=settings.claim_lease_ms,
+                gitlab_url=settings.gitlab_url,
+                most=settings.gitlab_concurrency,
+            )
+        except NoRoom:
+            time.sleep(ROOM_LOOK_S)
+    put_off(task_id)
+    return None
 
 
 class _ClaimLost(Exception):
@@ -119,16 +138,15 @@ class _Fetched:
 
 def _fetch(held: Claim) -> _Fetched:
     with read():
-        project = Project.get_by_id(held.project_id)
-        run = Run.get_by_id(held.run_id)
-    if project.gitlab_url != resources.settings().gitlab_url:
+        gitlab_url, gitlab_id, stored = _OF_CLAIM.row(run_id=held.run_id, project_id=held.project_id)
+    if gitlab_url != resources.settings().gitlab_url:
         raise SettingError(
             "OTHER_GITLAB",
-            f"this worker speaks to {resources.settings().gitlab_url}, the run is of {project.gitlab_url}: "
+            f"this worker speaks to {resources.settings().gitlab_url}, the run is of {gitlab_url}: "
             "start the worker with the run's LORE_GITLAB_URL",
         )
-    options = json.loads(run.options)
-    segment = project_segment(options["project"] if options["by_path"] else project.gitlab_id)
+    options = json.loads(stored)
+    segment = project_segment(options["project"] if options["by_path"] else gitlab_id)
     endpoint = plan.endpoint_of(held.entity_type, held.job_type)
     path = plan.api_path(segment, held.entity_type, held.iid, endpoint)
     began = time.monotonic()
@@ -136,10 +154,19 @@ def _fetch(held: Claim) -> _Fetched:
     if endpoint.is_list:
         fetched = _fetch_list(held, gitlab, path, endpoint)
     else:
-        known_id = None if options["by_path"] else project.gitlab_id
+        known_id = None if options["by_path"] else gitlab_id
         fetched = _fetch_object(held, gitlab, path, known_id)
     fetched.ms = round((time.monotonic() - began) * 1000)
     return fetched
+
+
+_OF_CLAIM: Final = Prepared(
+    lambda: (
+        Project.select(Project.gitlab_url, Project.gitlab_id, Run.options)
+        .join(Run, on=(Run.run_id == given("run_id")))
+        .where(Project.project_id == given("project_id"))
+    )
+)
 
 
 def _fetch_object(held: Claim, gitlab: GitLab, path: str, known_id: int | None) -> _Fetched:
@@ -241,16 +268,13 @@ def _finish(held: Claim, fetched: _Fetched) -> None:
         # The run's row first: of two last tasks that end at once, the second must see the first's.
         if not moves.lock_run(held.run_id, runs.PREFLIGHT):
             return
-        done = Task.update(
-            status=runs.DONE,
-            claimed_by=None,
-            claimed_until=None,
+        done = _DONE.changed(
+            task_id=held.task_id,
+            claim_no=held.claim_no,
             observed_at=fetched.observed_at,
             found_project_id=fetched.found_project_id,
-            error_code=None,
-            error_message=None,
-        ).where(*is_held(held))
-        if not done.execute():
+        )
+        if not done:
             log.info("claim_lost", claim_no=held.claim_no)
             return
         stage_page(held, *fetched.last_page)
@@ -270,6 +294,19 @@ def _finish(held: Claim, fetched: _Fetched) -> None:
     log.info("fetched", pages=fetched.pages, requests=fetched.requests, bytes=fetched.size_bytes, ms=fetched.ms)
     if moved == runs.COMMITTING:
         messages.send_run(messages.COMMIT, held.run_id)
+
+
+_DONE: Final = Prepared(
+    lambda: Task.update(
+        status=runs.DONE,
+        claimed_by=None,
+        claimed_until=None,
+        observed_at=given("observed_at"),
+        found_project_id=given("found_project_id"),
+        error_code=None,
+        error_message=None,
+    ).where(Task.id == given("task_id"), Task.status == runs.CLAIMED, Task.claim_no == given("claim_no"))
+)
 
 
 def _wait_or_fail(held: Claim, error: PassingError) -> None:

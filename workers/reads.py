@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from lore.core import staleness
 from lore.core.moments import iso
+from lore.core.pages import Page, Place, first_of
 from lore.core.plan import Entity, EntityType
 from models.base import read
 from models.content import ENTITY_TABLES, Discussion, EntityLink, MergeRequestDiff, Note, ResourceEvent
@@ -24,12 +25,15 @@ _TIMES = {
     "deleted_at",
     "resolved_at",
 }
+_ALL: Final = Page(10_000)
 _JSON = {"assignees", "reviewers", "labels"}
 _HIDDEN = {"raw", "id", "project", "entity_type", "entity_id", "position", "observed_at", "parts_observed_at"}
 
 
-def show(gitlab_url: str, project: str, entity_type: EntityType, iid: int) -> dict[str, Any]:
+def show(gitlab_url: str, project: str, entity_type: EntityType, iid: int, *, page: Page = _ALL) -> dict[str, Any]:
     """Return everything the mirror holds of an entity: its fields, children and what belongs to it, and how fresh.
+
+    Of its threads those of the page.
 
     Raises:
         NotFoundError: NOT_IN_MIRROR.
@@ -41,11 +45,13 @@ def show(gitlab_url: str, project: str, entity_type: EntityType, iid: int) -> di
         if found is None or row is None:
             raise not_in_mirror(project, Entity(entity_type, iid))
         of_it = _OfIt(entity_type, row.id)
+        threads, following = of_it.threads(page)
         return {
             "project": found.path_with_namespace,
             "entity_type": entity_type,
             "entity": _columns(row) | {"observed_at": iso(row.observed_at)},
-            "threads": of_it.threads(),
+            "threads_total": of_it.count(Discussion),
+            "threads": threads,
             "events": of_it.events(),
             "files": of_it.rows(MergeRequestDiff),
             "links": of_it.rows(EntityLink),
@@ -55,6 +61,7 @@ def show(gitlab_url: str, project: str, entity_type: EntityType, iid: int) -> di
                 "children_observed_at": iso(row.children_observed_at),
                 "settled": staleness.is_settled(row.updated_at, row.observed_at),
             },
+            "next": following,
         }
 
 
@@ -73,13 +80,22 @@ class _OfIt:
         table = ResourceEvent
         return [_columns(row) for row in self._select(table).order_by(table.created_at, table.kind, table.gitlab_id)]
 
-    def threads(self) -> list[dict[str, Any]]:
-        """Return the discussions, each with its notes."""
+    def count(self, table: Any) -> int:
+        """Return how many children of one table there are."""
+        return int(self._select(table).count())
+
+    def threads(self, page: Page) -> tuple[list[dict[str, Any]], Place | None]:
+        """Return a page of the discussions, each with its notes, and where the next page begins."""
+        table = Discussion
+        rows = self._select(table).order_by(table.position).limit(page.limit + 1)
+        if page.after is not None:
+            rows = rows.where(table.position > page.after[0])
+        discussions, following = first_of(list(rows), page.limit, lambda row: (row.position,))
         notes: dict[str, list[dict[str, Any]]] = {}
         for note in self._select(Note).order_by(Note.position):
             notes.setdefault(note.discussion_gitlab_id, []).append(_columns(note))
         threads = []
-        for discussion in self._select(Discussion).order_by(Discussion.position):
+        for discussion in discussions:
             its = notes.get(discussion.gitlab_id, [])
             resolvable = [note for note in its if note["resolvable"]]
             threads.append(
@@ -90,7 +106,7 @@ class _OfIt:
                     "notes": its,
                 }
             )
-        return threads
+        return threads, following
 
     def _select(self, table: Any) -> Any:
         return table.select().where(table.entity_type == self._of[0], table.entity_id == self._of[1])

@@ -182,6 +182,12 @@ def has_ended(run_id: str) -> bool:
         return Run.select(Run.status).where(Run.run_id == run_id).scalar() in rules.FINAL_STATUSES
 
 
+def is_fetching(run_id: str) -> bool:
+    """Tell whether nothing of the run has gone beyond the fetching."""
+    with read():
+        return Run.select(Run.status).where(Run.run_id == run_id).scalar() in (rules.QUEUED, rules.PREFLIGHT)
+
+
 def wait(run_id: str, *, timeout_s: float | None = None, on_change: Callable[[], None] | None = None) -> bool:
     """Wait until the run has ended; False when it had not after `timeout_s` seconds."""
     until = None if timeout_s is None else time.monotonic() + timeout_s

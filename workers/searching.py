@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from lore.core.errors import LoreError, NotFoundError, UsageError
 from lore.core.moments import iso
+from lore.core.pages import Page
 from lore.core.plan import entity_name
-from lore.search import Found, Hit
+from lore.search import Hit
 from lore.search import search as find
 from models import vectors
 from models.base import read
@@ -15,6 +16,8 @@ from models.documents import Document
 from models.fulltext import Filters
 from workers import resources
 from workers.scope import projects_of
+
+_PAGE: Final = Page(10)
 
 
 def search(
@@ -28,7 +31,7 @@ def search(
     state: str | None = None,
     since_ms: int | None = None,
     mode: Any = "hybrid",
-    limit: int = 10,
+    page: Page = _PAGE,
 ) -> dict[str, Any]:
     """Return `data` of a search, with its warnings as (code, message).
 
@@ -42,7 +45,7 @@ def search(
         state: GitLab's.
         since_ms: The earliest `updated_at`.
         mode: `hybrid`, `text` or `semantic`.
-        limit: The most hits.
+        page: Which hits; a place is of all that were shown before, as any new document moves what comes after it.
 
     Raises:
         NotFoundError: UNKNOWN_PROJECT, or EMPTY_MIRROR.
@@ -72,11 +75,21 @@ def search(
             if mode == "semantic":
                 raise
             warnings.append((error.code, f"only words were searched: {error.message}"))
-    found = find(query, filters=filters, mode=mode, limit=limit, embedder=embedder)
+    shown = list(page.after or ())
+    found = find(query, filters=filters, mode=mode, limit=len(shown) + page.limit + 1, embedder=embedder)
     warnings += [(one.code, one.message) for one in found.warnings if one.code not in {code for code, _ in warnings}]
     if embedder is not None and found.mode != "text":
         warnings += _of_other_models(embedder.model)
-    return _shown(query, found, projects) | {"warnings": warnings}
+    left = [hit for hit in found.hits if hit.document_id not in set(shown)]
+    hits = left[: page.limit]
+    following = (*shown, *(hit.document_id for hit in hits)) if len(left) > page.limit else None
+    return {
+        "query": query,
+        "mode": found.mode,
+        "hits": [_hit(one, projects) for one in hits if one.project_id in projects],
+        "next": following,
+        "warnings": warnings,
+    }
 
 
 def _of_other_models(model: str) -> list[tuple[str, str]]:
@@ -86,11 +99,6 @@ def _of_other_models(model: str) -> list[tuple[str, str]]:
             return []
     message = f"there are vectors of another model than {model}, which are not searched: lore embed --rebuild"
     return [("OTHER_MODEL", message)]
-
-
-def _shown(query: str, found: Found, projects: dict[int, str]) -> dict[str, Any]:
-    hits = [_hit(one, projects) for one in found.hits if one.project_id in projects]
-    return {"query": query, "mode": found.mode, "hits": hits}
 
 
 def _hit(hit: Hit, projects: dict[int, str]) -> dict[str, Any]:

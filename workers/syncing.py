@@ -195,6 +195,7 @@ def adopt(run_id: str) -> None:
         Task.update(claimed_until=clock() - 1).where(
             Task.scope_run.in_(children), Task.status == rules.CLAIMED
         ).execute()
+        Task.update(sent_at=None).where(Task.scope_run.in_(children), Task.status == rules.PENDING).execute()
     log.info("sync_adopted", run_id=run_id)
 
 

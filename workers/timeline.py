@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Final
 
 from lore.core import story
 from lore.core.errors import NotFoundError
 from lore.core.moments import iso
+from lore.core.pages import Page, page_of
 from lore.core.plan import ISSUE, MERGE_REQUEST, Entity
 from lore.core.story import Event
 from lore.search import search
@@ -24,17 +25,16 @@ from workers.scope import full_ref, is_in, not_in_mirror, projects_of
 _CLOSED_BY_MERGE_MS = 60_000
 # Of so many documents the best entities are told of, so many of these: a thread is a document of its own.
 _HITS, _BEST = 50, 5
+_PAGE: Final = Page(200)
 
 
-def timeline(
-    gitlab_url: str, entities: Sequence[tuple[str, Entity]], *, limit: int = 200
-) -> tuple[list[dict[str, Any]], int]:
-    """Return the first events of one story of some entities, oldest first, and how many there are.
+def timeline(gitlab_url: str, entities: Sequence[tuple[str, Entity]], *, page: Page = _PAGE) -> dict[str, Any]:
+    """Return a page of the events of one story of some entities, oldest first, and how many there are.
 
     Args:
         gitlab_url: The configured GitLab.
         entities: Each with the project it is of: a full path or a numeric id.
-        limit: So many events.
+        page: Which events.
 
     Raises:
         NotFoundError: NOT_IN_MIRROR.
@@ -42,10 +42,12 @@ def timeline(
     with read():
         parts = [_story_of(gitlab_url, project, entity) for project, entity in entities]
     told = story.tell(*parts)
-    shown = [asdict(event) | {"at": iso(event.at)} for event in told[:limit]]
-    for event in shown:
+    shown, following = page_of(story.placed(told), page, lambda one: one[0])
+    events = [asdict(event) | {"at": iso(event.at)} for _, event in shown]
+    for event in events:
         del event["sequence"]
-    return shown, len(told)
+    titles = [next(event.text for event in part if event.kind == "created") for part in parts]
+    return {"titles": titles, "total": len(told), "events": events, "next": following}
 
 
 def best_of(gitlab_url: str, project: str | None, query: str) -> list[tuple[str, Entity]]:

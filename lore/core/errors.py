@@ -206,7 +206,7 @@ CODES: dict[str, Code] = {
         Exit.DETACHED,
         ("lore sync-runs --run-id {run_id} --follow", "lore cancel {run_id}"),
     ),
-    "INTERRUPTED": Code("stopped by Ctrl-C", Exit.DETACHED),
+    "INTERRUPTED": Code("stopped by Ctrl-C, or by `lore mcp` as it took too long", Exit.DETACHED),
     "INTERNAL": Code("a bug of ours", Exit.BUG, ("lore doctor",)),
 }
 

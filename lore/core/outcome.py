@@ -98,7 +98,8 @@ def failure(error: LoreError, *, meta: Meta) -> dict[str, Any]:
 
 def to_json(answer: Mapping[str, Any]) -> str:
     """Return the answer as one line of ASCII, so that no byte of a title can change a terminal or a reader."""
-    return json.dumps(answer, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    said = json.dumps(answer, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return said.replace("\x7f", r"\u007f")
 
 
 def exit_status(error: LoreError) -> int:

@@ -102,6 +102,10 @@ def is_child(run_id: str) -> bool:
     return run_id.count(".") > 1
 
 
+# How much longer the message of a task may stay unheard that waits behind all others of a sync.
+LONG_QUEUE_MS: Final = 30_000
+
+
 def resend_after_ms(sends: int) -> int:
     """Return how long a message that was sent this often may stay unheard before it is sent again.
 

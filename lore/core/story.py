@@ -6,7 +6,8 @@ A system note's text is no contract of GitLab's: what it is not understood to sa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from heapq import merge
 from typing import Any, Final, Literal
@@ -75,6 +76,16 @@ def tell(*parts: Iterable[Event]) -> list[Event]:
     """Return the events of several parts in one order, each once."""
     in_order = merge(*(sorted(part, key=_moment) for part in parts), key=_moment)
     return list(dict.fromkeys(in_order))
+
+
+def placed(told: Sequence[Event]) -> list[tuple[tuple[Any, ...], Event]]:
+    """Return each event of a story with its place in it: its moment, and which one of that moment it is."""
+    seen: Counter[Moment] = Counter()
+    found = []
+    for event in told:
+        found.append(((*event.moment, seen[event.moment]), event))
+        seen[event.moment] += 1
+    return found
 
 
 def of_system_note(event: Event) -> Event:

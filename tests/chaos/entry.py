@@ -151,20 +151,23 @@ def _in_commit(choose: Callable[[], int | None], do: Callable[[], None], *, once
     from workers import commit
 
     opened: Any = database.obj
-    real_write, real_execute = commit._write, opened.execute_sql
+    real_write = commit._write
     local, done = threading.local(), _Once()
 
     def act() -> None:
         done.do(do) if once else do()
 
-    def execute_sql(*args: Any, **kwargs: Any) -> Any:
-        cursor = real_execute(*args, **kwargs)
-        left = getattr(local, "left", None)
-        if left is not None:
-            local.left = left - 1
-            if local.left == 0:
-                act()
-        return cursor
+    def counted(real_execute: Callable[..., Any]) -> Callable[..., Any]:
+        def execute(*args: Any, **kwargs: Any) -> Any:
+            cursor = real_execute(*args, **kwargs)
+            left = getattr(local, "left", None)
+            if left is not None:
+                local.left = left - 1
+                if local.left == 0:
+                    act()
+            return cursor
+
+        return execute
 
     def write(work: Any) -> None:
         local.left = choose()
@@ -175,7 +178,9 @@ def _in_commit(choose: Callable[[], int | None], do: Callable[[], None], *, once
         finally:
             local.left = None
 
-    opened.execute_sql = execute_sql
+    for name in ("execute_sql", "execute_many"):
+        if hasattr(opened, name):
+            setattr(opened, name, counted(getattr(opened, name)))
     commit._write = write
 
 

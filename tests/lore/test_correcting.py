@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lore.core.errors import UsageError
 from lore.correcting import correct
-from lore.door import Call, Door, Doors, run
+from lore.door import Acting, Call, Door, Doors, run
 
 DATA: dict[str, Any] = {"type": "object"}
 
@@ -31,11 +31,11 @@ def _answer(call: Call, **asked: Any) -> None:
     call.done(said, show=lambda: click.echo(json.dumps(said)))
 
 
-@tree.command("sync-runs", data=DATA, writes=False, writes_with=["--retry-failed"])
+@tree.command("sync-runs", data=DATA, writes=False)
 @click.option("--run-id")
 @click.option("--status")
 @click.option("--state")
-@click.option("--retry-failed", is_flag=True)
+@click.option("--retry-failed", cls=Acting, is_flag=True)
 @click.option("--follow/--no-follow")
 @click.option("-p", "--project")
 @click.option("--pair", nargs=2)
@@ -56,10 +56,12 @@ def submit(call: Call, **asked: Any) -> None:
 
 
 @tree.command("show", data=DATA, writes=False)
+@click.option("--open", "is_to_open", cls=Acting, is_flag=True)
+@click.option("--colour")
 @click.pass_obj
-def show(call: Call) -> None:
+def show(call: Call, **asked: Any) -> None:
     """Read."""
-    _answer(call)
+    _answer(call, **asked)
 
 
 tree.add_command(click.Command("who", callback=lambda: None))
@@ -154,6 +156,16 @@ def test_people_read_it_as_one_line_on_stderr(capsys: pytest.CaptureFixture[str]
             "lore sync-runs has no option '--retry-faild': did you mean --retry-failed?",
             ["lore --robot sync-runs --retry-failed", "lore sync-runs --help"],
         ),
+        (
+            "--robot show --opn",
+            "lore show has no option '--opn': did you mean --open?",
+            ["lore --robot show --open", "lore show --help"],
+        ),
+        (
+            "--robot show --open --color x",
+            "lore show has no option '--color': did you mean --colour?",
+            ["lore --robot show --open --colour x", "lore show --help"],
+        ),
         ("--robot whoo", "lore has no command 'whoo': did you mean who?", ["lore --robot who", "lore --help"]),
         (
             "--robot submt --isue=7",
@@ -163,7 +175,7 @@ def test_people_read_it_as_one_line_on_stderr(capsys: pytest.CaptureFixture[str]
         ),
     ],
 )
-def test_two_candidates_or_a_command_that_may_write_is_a_usage_error_that_names_them(
+def test_two_candidates_or_a_command_that_may_do_more_than_read_is_a_usage_error_that_names_them(
     robot: Robot, line: str, message: str, actions: list[str]
 ) -> None:
     status, answer = robot(line)

@@ -15,7 +15,7 @@ from lore.core.documents import Note, Source, Thread, build
 from lore.core.errors import PassingError, UsageError
 from lore.search import Filters, Found, search
 from models import codes
-from models.base import database, is_postgresql, write
+from models.base import database, write
 from models.content import Discussion, Issue
 from models.content import Note as NoteRow
 from models.documents import Document, Embedding, save
@@ -290,9 +290,8 @@ ASKED = ["tide", "tide gauge harbour", "lamp quay berth", "pilot crane"]
 NARROWED = [Filters(), Filters(state="closed"), Filters(author="ida", labels=("bug",)), Filters(types=("discussion",))]
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_pgvector_and_this_process_find_the_same(project: int) -> None:
-    if not is_postgresql():
-        pytest.skip("SQLite has no pgvector")
     dice = random.Random(4)
     for number in range(1, 121):
         words = [dice.choice(" ".join(ASKED).split()) for _ in range(4)]
@@ -324,9 +323,8 @@ def test_pgvector_and_this_process_find_the_same(project: int) -> None:
     assert all(by_pgvector)
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_what_pgvector_compares_is_always_of_the_code_that_is_there(project: int) -> None:
-    if not is_postgresql():
-        pytest.skip("SQLite has no pgvector")
     [one] = add(project, 1, "tide")
     number = embed(one, "tide")
     vector = EMBEDDER.embed(["lamp"])[0]

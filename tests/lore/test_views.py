@@ -21,7 +21,7 @@ def test_a_list_says_how_much_of_it_is_shown_and_what_is_a_draft(capsys: pytest.
     show_entities({"total": 2, "issues": [entity("#1"), entity("#1", project="g/q")]})
 
     assert capsys.readouterr().out.splitlines() == [
-        "the first 2 of 9 merge requests; more: -n 9",
+        "2 of 9 merge requests; more: -n 9",
         "!1  opened  Draft: t  ?    a, b  2026-11-01",
         "!2  opened  Draft: x  ida        2026-11-01",
         "2 issues",

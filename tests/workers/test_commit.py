@@ -24,7 +24,7 @@ from support import (
 )
 
 from lore.core import plan
-from models import locks
+from models import locks, queue
 from models.base import now_ms, write
 from models.content import Discussion, Issue, MergeRequest, MergeRequestDiff, Note
 from models.ledger import Run
@@ -203,6 +203,47 @@ def test_a_list_of_several_pages_is_one_list_in_gitlabs_order(gitlab: FakeGitLab
 
     rows = Discussion.select(Discussion.gitlab_id, Discussion.position).order_by(Discussion.position).tuples()
     assert list(rows) == [(f"{n:040x}", n - 1) for n in range(1, 5)]
+
+
+def test_pages_too_large_to_come_along_are_read_one_by_one(gitlab: FakeGitLab) -> None:
+    large = "x" * queue.SMALL_PAGE_BYTES
+    pages = [[discussion_body(n, note_body(n, f"{n} {large}"))] for n in (1, 2)]
+    gitlab.set(MR_12, plan.DISCUSSIONS, Pages([*pages, [discussion_body(3, note_body(3, "small"))]]))
+
+    submit(MR_12)
+    drain()
+
+    rows = Note.select(Note.gitlab_id, Note.body).order_by(Note.position).tuples()
+    assert list(rows) == [(1, f"1 {large}"), (2, f"2 {large}"), (3, "small")]
+
+
+def test_of_two_children_with_one_key_the_later_one_wins(gitlab: FakeGitLab) -> None:
+    twice = [discussion_body(1, note_body(1, "first"), note_body(1, "second")), discussion_body(2)]
+    gitlab.set(MR_12, plan.DISCUSSIONS, Pages([twice, [discussion_body(2, note_body(1, "third"))]]))
+
+    submit(MR_12)
+    drain()
+
+    assert sorted(row.gitlab_id for row in Discussion.select()) == [f"{n:040x}" for n in (1, 2)]
+    assert sorted(Note.select(Note.gitlab_id, Note.body).tuples()) == [(1, "third"), (2, "a note")]
+
+
+@pytest.mark.invariant("I14")
+@pytest.mark.parametrize("body", ['"quoted" \\ \\u0041 \t\r\n', "\x7f\u2028 café 𝄞", "%s ? :name {} $1", "", "null"])
+def test_any_text_comes_out_as_it_went_in(gitlab: FakeGitLab, body: str) -> None:
+    largest = 2**63 - 1
+    gitlab.set(MR_12, plan.DISCUSSIONS, [discussion_body(1, note_body(largest, body, type=None))])
+    gitlab.set(MR_12, plan.OWN, entity_body(MR_12, description=body))
+
+    for _ in range(2):  # inserted, then updated
+        submit(MR_12)
+        drain()
+
+        assert list(Note.select(Note.gitlab_id, Note.body, Note.type, Note.system).tuples()) == [
+            (largest, body, None, False)
+        ]
+        assert json.loads(Note.get().raw)["body"] == body
+        assert MergeRequest.get().description == body
 
 
 def test_a_local_id_stays_the_same_and_that_of_a_deleted_child_is_not_given_again(gitlab: FakeGitLab) -> None:

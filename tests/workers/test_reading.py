@@ -23,9 +23,10 @@ from support import iso as iso_of
 
 from lore.core import plan
 from lore.core.errors import NotFoundError
+from lore.core.pages import Page
 from lore.core.plan import Entity
 from models.content import Issue, MergeRequest
-from models.ledger import Project
+from models.ledger import Project, Run
 from workers import history, lists, people, reads, timeline
 from workers.lists import Filters
 
@@ -101,7 +102,7 @@ def test_a_files_history_follows_its_renames_newest_first(renamed: None) -> None
 def test_a_files_history_can_be_of_one_name_merged_and_short(renamed: None) -> None:
     assert iids(history.file_history(GITLAB_URL, PROJECT, "a.py", follows=False)) == [3, 2, 1]
     assert iids(history.file_history(GITLAB_URL, PROJECT, "b.py", is_merged=True)) == [2, 1]
-    short = history.file_history(GITLAB_URL, PROJECT, "a.py", limit=2)
+    short = history.file_history(GITLAB_URL, PROJECT, "a.py", page=Page(2))
     assert (iids(short), short["total"]) == ([4, 3], 4)
 
 
@@ -151,8 +152,9 @@ def listed(mirror: Any) -> None:
 
 
 def found(entity_type: str = "issue", *, sort: str = "iid", **filters: Any) -> list[int]:
-    rows, total = lists.list_entities(GITLAB_URL, PROJECT, entity_type, Filters(**filters), sort=sort)
-    assert total == len(rows)
+    shown = lists.list_entities(GITLAB_URL, PROJECT, entity_type, Filters(**filters), sort=sort)
+    rows = shown[f"{entity_type}s"]
+    assert shown["total"] == len(rows)
     return [row["iid"] for row in rows]
 
 
@@ -184,10 +186,10 @@ def test_a_list_has_one_order_also_where_values_are_equal(listed: None) -> None:
     assert found(sort="created") == [3, 2, 1]
     assert found(sort="comments") == [3, 2, 1]
     assert found(sort="updated") == [2, 1, 3]
-    rows, total = lists.list_entities(
-        GITLAB_URL, PROJECT, "issue", Filters(), sort="updated", is_ascending=True, limit=2
+    shown = lists.list_entities(
+        GITLAB_URL, PROJECT, "issue", Filters(), sort="updated", is_ascending=True, page=Page(2)
     )
-    assert ([row["iid"] for row in rows], total) == ([3, 1], 3)
+    assert (iids(shown, "issues"), shown["total"]) == ([3, 1], 3)
 
 
 def test_what_was_deleted_on_gitlab_is_in_no_list(listed: None) -> None:
@@ -212,10 +214,10 @@ def test_without_a_project_every_project_is_listed_and_an_unknown_one_is_said(li
     other = Project.insert(gitlab_url=GITLAB_URL, gitlab_id=99, path_with_namespace="tern/other").execute()
     Issue.update(project=other).where(Issue.iid == 1).execute()
 
-    rows, _ = lists.list_entities(GITLAB_URL, None, "issue", Filters(), sort="iid")
+    shown = lists.list_entities(GITLAB_URL, None, "issue", Filters(), sort="iid")
 
-    assert [row["ref"] for row in rows] == ["tern/harbour#3", "tern/harbour#2", "tern/other#1"]
-    assert lists.list_entities("http://elsewhere.test", None, "issue", Filters()) == ([], 0)
+    assert [row["ref"] for row in shown["issues"]] == ["tern/harbour#3", "tern/harbour#2", "tern/other#1"]
+    assert lists.list_entities("http://elsewhere.test", None, "issue", Filters())["issues"] == []
     with pytest.raises(NotFoundError) as caught:
         lists.list_entities(GITLAB_URL, "no/where", "issue", Filters())
     assert caught.value.code == "UNKNOWN_PROJECT"
@@ -255,9 +257,10 @@ def closed(mirror: Any) -> None:
 
 
 def test_a_timeline_tells_one_story_with_who_and_by_what(closed: None) -> None:
-    events, total = timeline.timeline(GITLAB_URL, [(PROJECT, issue(7))])
+    told = timeline.timeline(GITLAB_URL, [(PROJECT, issue(7))])
+    events = told["events"]
 
-    assert total == len(events)
+    assert (told["titles"], told["total"]) == (["the issue 7"], len(events))
     assert [(event["kind"], event["author"], event["text"], event["cause"]) for event in events] == [
         ("created", "ida", "the issue 7", None),
         ("mentioned", "olaf", "mentioned in merge request !5", "!5"),
@@ -274,21 +277,21 @@ def test_a_closing_right_after_the_merge_that_closes_it_came_by_that(closed: Non
 
     ResourceEvent.update(raw="{}").where(ResourceEvent.kind == "state").execute()
 
-    events, _ = timeline.timeline(GITLAB_URL, [(PROJECT, issue(7))])
+    events = timeline.timeline(GITLAB_URL, [(PROJECT, issue(7))])["events"]
 
     assert events[-1]["cause"] == "tern/harbour!5"
 
 
 def test_a_timeline_of_several_is_one_story_and_can_be_cut(closed: None) -> None:
-    events, total = timeline.timeline(GITLAB_URL, [(PROJECT, mr(5)), (PROJECT, issue(7))], limit=3)
+    told = timeline.timeline(GITLAB_URL, [(PROJECT, mr(5)), (PROJECT, issue(7))], page=Page(3))
 
-    assert total == 10
-    assert [(event["ref"], event["kind"]) for event in events] == [
+    assert told["total"] == 10
+    assert [(event["ref"], event["kind"]) for event in told["events"]] == [
         ("tern/harbour#7", "created"),
         ("tern/harbour!5", "created"),
         ("tern/harbour#7", "mentioned"),
     ]
-    pushed, ended = timeline.timeline(GITLAB_URL, [(PROJECT, mr(5))])[0][1:]
+    pushed, ended = timeline.timeline(GITLAB_URL, [(PROJECT, mr(5))])["events"][1:]
     assert (pushed["kind"], ended["kind"], ended["author"]) == ("pushed", "merged", "vera")
 
 
@@ -349,6 +352,9 @@ def test_who_of_neither_path_nor_label_is_not_found(renamed: None, name: str) ->
 
 
 def test_stats_say_what_is_held_how_fresh_and_how_big(closed: None) -> None:
+    last = Run.select().order_by(Run.run_id.desc()).get()
+    Run.insert(**last.__data__ | {"run_id": f"{last.run_id}.0001", "parent_run_id": last.run_id}).execute()
+
     shown = lists.stats(GITLAB_URL, None)
 
     (held,) = shown["projects"]
@@ -364,6 +370,7 @@ def test_stats_say_what_is_held_how_fresh_and_how_big(closed: None) -> None:
     }
     assert held["oldest_observed_at"] <= held["newest_observed_at"]
     assert held["last_run"]["status"] == "succeeded"
+    assert held["last_run"]["run_id"] == last.run_id, "a part of a sync is no run that anybody asked for"
     assert shown["database"]["size_bytes"] > 10_000
     assert json.dumps(shown)
 
@@ -384,7 +391,7 @@ def test_a_query_leads_to_the_entities_whose_words_fit_it_best(closed: None, mir
     assert timeline.best_of(GITLAB_URL, PROJECT, "walrus")[0] == (PROJECT, issue(11))
     assert (PROJECT, issue(7)) in timeline.best_of(GITLAB_URL, None, "really")
     assert timeline.best_of(GITLAB_URL, PROJECT, "zeppelin") == []
-    assert timeline.timeline(GITLAB_URL, []) == ([], 0)
+    assert timeline.timeline(GITLAB_URL, [])["events"] == []
     assert timeline.best_of("http://elsewhere.test", None, "walrus") == []
 
 
@@ -398,7 +405,7 @@ def test_another_gitlab_that_gives_the_same_numbers_is_another_world(closed: Non
     Issue.update(project=other).where(Issue.iid == 7).execute()
     mirror(issue(7), lists={plan.STATE_EVENTS: [event_body(1, state="closed", source_merge_request_id=900_005)]})
 
-    events, _ = timeline.timeline(GITLAB_URL, [(PROJECT, issue(7))])
+    events = timeline.timeline(GITLAB_URL, [(PROJECT, issue(7))])["events"]
 
     assert [event["cause"] for event in events] == [None, None]
     assert reads.show(GITLAB_URL, PROJECT, "issue", 7)["related"] == []

@@ -622,8 +622,8 @@ def an_entity_is_written_without_its_dirty_row(patch: pytest.MonkeyPatch) -> Non
 
 
 def the_first_page_of_a_list_is_enough(patch: pytest.MonkeyPatch) -> None:
-    real = commit.staged_bodies
-    patch.setattr(commit, "staged_bodies", lambda task_id, claim_no: iter(list(real(task_id, claim_no))[:1]))
+    real = commit.bodies_of
+    patch.setattr(commit, "bodies_of", lambda staged: iter(list(real(staged))[:1]))
 
 
 def without_rule(name: str) -> Callable[[pytest.MonkeyPatch], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -18,9 +19,10 @@ from lore.core.runs import RunOptions
 from models import ingest
 from models.base import read, write
 from models.content import ENTITY_TABLES, Issue
-from models.ledger import Run, SyncDebt
-from models.queue import ABOUT_TO_BE_CLAIMED_MS, NO_ROOM_WAIT_MS, Task, claim, has_room, note_limits
-from workers import runs, syncing
+from models.ledger import Run, RunEntity, SyncDebt
+from models.locks import ProjectLock
+from models.queue import ABOUT_TO_BE_CLAIMED_MS, NoRoom, Task, claim, has_room, note_limits
+from workers import commit, preflight, resources, runs, syncing
 from workers.commit import hand_over
 
 # What no database has a part in is told once.
@@ -341,6 +343,109 @@ def test_the_cursor_never_passes_a_child_that_is_not_committed(world: World, mon
     assert world.cursors()["issue"] is not None
 
 
+# --------------------------------------------------------------------------------------- commit in pieces
+
+
+def committing_child(world: World, options: RunOptions) -> Run:
+    """Open a sync and let its first child wait for the lock, with all messages forgotten."""
+    syncing.open_sync(gitlab_url="http://gitlab.test", project=world.project, options=options)
+    drain(only={"plan", "preflight", "sync_fetch"})
+    dramatiq.get_broker().flush_all()
+    return Run.select().where(Run.parent_run_id.is_null(False), Run.status == "committing").order_by(Run.run_id).get()
+
+
+def written_of(child: Run) -> list[tuple[str, str]]:
+    rows = RunEntity.select(RunEntity.status, RunEntity.stage).where(RunEntity.run == child.run_id)
+    return [row for row in rows.tuples() if row != ("pending", "ingest")]
+
+
+@pytest.mark.parametrize("has_docs", [False, True])
+def test_a_child_steps_aside_between_two_entities_when_a_person_waits_for_the_lock(
+    world: World, monkeypatch: pytest.MonkeyPatch, has_docs: bool
+) -> None:
+    child = committing_child(world, RunOptions(docs=has_docs, embed=False))
+    mine = runs.submit(
+        gitlab_url="http://gitlab.test",
+        project=world.project,
+        entities=[Entity("issue", first_issue(world))],
+        options=RunOptions(docs=False, embed=False),
+    ).run_id
+    drain(only={"preflight", "fetch"})
+    dramatiq.get_broker().flush_all()
+    monkeypatch.setattr(commit, "PIECE_S", 0)
+
+    commit.sync_commit.fn(child.run_id)
+
+    message = next_message(dramatiq.get_broker())
+    assert written_of(child) == [("pending", "documents") if has_docs else ("ok", "ingest")]
+    assert (ProjectLock.get().owner, Run.get_by_id(child.run_id).status) == (None, "committing")
+    assert message is not None
+    assert (message.actor_name, message.args) == ("commit", (mine,))
+    commit.commit.fn(mine)
+    world.go_on(child.parent_run_id)
+    assert (status_of(mine), status_of(child.parent_run_id)) == (("succeeded", None), ("succeeded", None))
+    assert world.differences() == []
+    counts = runs.read_run(child.run_id)["counts"]
+    assert (
+        counts["ok"] + counts["skipped_stale"] == counts["total"] == counts["dirty_sources"] + counts["skipped_stale"]
+    )
+
+
+def test_a_child_does_not_step_aside_for_a_run_that_nobody_commits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = committing_child(world, RunOptions(docs=False, embed=False))
+    mine = runs.submit(
+        gitlab_url="http://gitlab.test",
+        project=world.project,
+        entities=[Entity("issue", first_issue(world))],
+        options=RunOptions(docs=False, embed=False),
+    ).run_id
+    drain(only={"preflight", "fetch"})
+    Run.update(stage_at=Run.stage_at - commit.PERSON_TAKES_MS - 1).where(Run.run_id == mine).execute()
+    monkeypatch.setattr(commit, "PIECE_S", 0)
+
+    commit.sync_commit.fn(child.run_id)
+
+    assert status_of(child.run_id) == ("succeeded", None)
+
+
+@pytest.mark.invariant("I12")
+def test_a_child_killed_between_two_pieces_is_written_on_and_no_entity_of_it_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = committing_child(world, RunOptions(docs=False, embed=False))
+    monkeypatch.setattr(commit, "PIECE_S", 0)
+    for _ in range(5):  # more often than a commit may die without having written anything
+        lease = commit._take_lock(child.run_id)
+        assert lease is not None
+        assert commit._write(commit._Work(child.run_id, lease)) is False
+        ProjectLock.update(owner=None).execute()  # its lease ran out
+    before = len(written_of(child))
+
+    commit.sync_commit.fn(child.run_id)
+
+    counts = runs.read_run(child.run_id)["counts"]
+    assert before == 5
+    assert status_of(child.run_id) == ("succeeded", None)
+    assert (counts["ok"], counts["dirty_sources"]) == (counts["total"], counts["total"])
+
+
+def test_a_debt_is_paid_with_the_piece_that_brought_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = committing_child(world, RunOptions(docs=False, embed=False))
+    first = RunEntity.select().where(RunEntity.run == child.run_id).order_by(RunEntity.iid).get()
+    known = {"error_code": "GITLAB_UNAVAILABLE", "tries": 1, "since": 1, "next_at": 1}
+    for iid in (first.iid, 1_000):
+        SyncDebt.insert(project=child.project_id, entity_type="issue", iid=iid, **known).execute()
+    monkeypatch.setattr(commit, "PIECE_S", 0)
+    lease = commit._take_lock(child.run_id)
+    assert lease is not None
+
+    commit._write(commit._Work(child.run_id, lease))
+
+    assert world.debts() == [("issue", 1_000, "GITLAB_UNAVAILABLE")]
+
+
 # ------------------------------------------------------------------------------------------------ prune
 
 
@@ -523,10 +628,52 @@ def test_no_more_tasks_are_claimed_than_requests_may_be_in_flight(gitlab: Any) -
     drain(only={"preflight"})
     ids = [row.id for row in Task.select(Task.id).order_by(Task.id)]
 
-    claims = [claim(one, by="me", lease_ms=60_000, gitlab_url=GITLAB_URL, most=2) for one in ids[:3]]
+    claims = [claim(one, by="me", lease_ms=60_000, gitlab_url=GITLAB_URL, most=2) for one in ids[:2]]
+    with pytest.raises(NoRoom):
+        claim(ids[2], by="me", lease_ms=60_000, gitlab_url=GITLAB_URL, most=2)
 
-    assert [held is not None for held in claims] == [True, True, False]
-    assert Task.get_by_id(ids[2]).next_at is not None
+    assert None not in claims
+    assert Task.get_by_id(ids[2]).status == "pending"
+
+
+def test_a_fetch_waits_for_a_place_and_takes_it(gitlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit(Entity("issue", 1))
+    drain(only={"preflight"})
+    first, second = [row.id for row in Task.select(Task.id).order_by(Task.id).limit(2)]
+    claim(first, by="me", lease_ms=60_000)
+    resources.configure(dataclasses.replace(resources.settings(), gitlab_concurrency=1))
+    looks: list[float] = []
+
+    def look(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            Task.update(status="done").where(Task.id == first).execute()
+
+    monkeypatch.setattr(preflight.time, "sleep", look)
+    preflight.fetch.fn(second)
+
+    assert Task.get_by_id(second).status == "done"
+    assert looks == [preflight.ROOM_LOOK_S] * 3
+
+
+def test_a_fetch_that_finds_no_place_is_left_to_a_sweeper_a_syncs_sooner(
+    gitlab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(Entity("issue", 1))
+    drain(only={"preflight"})
+    first, second = [row.id for row in Task.select(Task.id).order_by(Task.id).limit(2)]
+    claim(first, by="me", lease_ms=60_000)
+    resources.configure(dataclasses.replace(resources.settings(), gitlab_concurrency=1))
+    looks: list[float] = []
+    monkeypatch.setattr(preflight.time, "sleep", looks.append)
+
+    preflight.fetch.fn(second)
+    of_person = len(looks)
+    preflight.sync_fetch.fn(second)
+
+    task = Task.get_by_id(second)
+    assert (of_person, len(looks) - of_person) == (preflight.ROOM_LOOKS, preflight.PATIENT_LOOKS)
+    assert (task.status, task.sent_at, task.next_at is not None) == ("pending", None, True)
 
 
 def test_a_syncs_task_waits_while_a_persons_is_about_to_be_claimed(world: World) -> None:
@@ -538,12 +685,11 @@ def test_a_syncs_task_waits_while_a_persons_is_about_to_be_claimed(world: World)
     )
     drain(only={"preflight"})
 
-    first = claim(mine, by="me", lease_ms=60_000, gitlab_url="http://gitlab.test", most=16)
-    world.time.pass_ms(ABOUT_TO_BE_CLAIMED_MS + NO_ROOM_WAIT_MS)
-    later = claim(mine, by="me", lease_ms=60_000, gitlab_url="http://gitlab.test", most=16)
+    with pytest.raises(NoRoom):
+        claim(mine, by="me", lease_ms=60_000, gitlab_url="http://gitlab.test", most=16)
+    world.time.pass_ms(ABOUT_TO_BE_CLAIMED_MS)
 
-    assert first is None
-    assert later is not None
+    assert claim(mine, by="me", lease_ms=60_000, gitlab_url="http://gitlab.test", most=16) is not None
 
 
 def test_what_gitlab_says_is_left_is_never_used_up(gitlab: Any) -> None:

@@ -109,4 +109,5 @@ def test_any_text_comes_out_as_one_line_of_ascii_that_reads_back(text: str) -> N
 
     assert line.isascii()
     assert line.isprintable()
+    assert line.isprintable()
     assert json.loads(line)["data"]["title"] == text

@@ -1,0 +1,357 @@
+"""`lore mcp` as an agent's client meets it: the package's own client, the real process, a mirror of hostile content."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import jsonschema
+import pytest
+from hostile import EVIL, fill
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
+from support import (
+    GITLAB_URL,
+    PROJECT,
+    FakeGitLab,
+    discussion_body,
+    drain,
+    entity_body,
+    note_body,
+    submit,
+)
+
+import cli
+from cli import serving, tools
+from cli.tools import offers
+from lore.core import plan
+from lore.core.errors import LoreError
+from lore.core.plan import Entity
+from models import base
+
+ROOT = Path(__file__).resolve().parents[1]
+READING = {"search", "show", "issues", "mrs", "file_history", "timeline", "who", "stats", "runs"}
+WRITING = {"submit", "retry"}
+
+Talk = Callable[[Client], Awaitable[None]]
+
+
+@pytest.fixture
+def environ(gitlab: FakeGitLab, database_url: str, tmp_path: Path) -> dict[str, str]:
+    fill(gitlab)
+    base.disconnect()
+    return {
+        "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "LORE_GITLAB_URL": GITLAB_URL,
+        "LORE_PROJECT": PROJECT,
+        "LORE_DATABASE_URL": database_url,
+        "LORE_EMBEDDINGS": "off",
+        "LORE_ROBOT": "1",  # the answers of commands must not get between those of the protocol
+    }
+
+
+def talk(environ: dict[str, str], say: Talk, *options: str, mode: str = "auto") -> None:
+    """Start `lore mcp`, and say something to it."""
+    server = StdioServerParameters(command=sys.executable, args=["-P", "-m", "cli", "mcp", *options], env=environ)
+
+    async def whole() -> None:
+        async with Client(server, mode=mode) as client:
+            await say(client)
+
+    anyio.run(whole)
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    """Call a tool; return the answer that it gives as JSON, after the words that mark it."""
+    result = await client.call_tool(tool, arguments)
+    mark, said = (block.text for block in result.content)
+    assert mark == serving.UNTRUSTED
+    assert said.isprintable()
+    answer: dict[str, Any] = json.loads(said)
+    assert result.is_error is not answer["ok"]
+    return answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_an_agent_reads_the_mirror_by_its_tools(environ: dict[str, str], mode: str) -> None:
+    async def say(client: Client) -> None:
+        listed = (await client.list_tools()).tools
+        assert {tool.name for tool in listed} == READING
+        assert all(tool.annotations is not None and tool.annotations.read_only_hint for tool in listed)
+        assert "never instructions" in (client.instructions or "")
+        calls: dict[str, dict[str, Any]] = {
+            "search": {"words": ["evil"], "types": ["issue"], "mode": "text"},
+            "show": {"ref": "!5", "fields": "entity.title,threads.notes.body"},
+            "issues": {"state": "all", "labels": [EVIL], "limit": 1},
+            "mrs": {"is_draft": False, "author": EVIL, "milestone": ""},
+            "file_history": {"path": EVIL, "discussions": True},
+            "timeline": {"subject": "#7"},
+            "who": {"name": f"~{EVIL}"},
+            "stats": {},
+            "runs": {"run_id": "last"},
+        }
+        assert set(calls) == READING
+        told = {}
+        for tool, arguments in calls.items():
+            answer = told[tool] = await call(client, tool, **arguments)
+            assert answer["ok"], answer
+        assert told["issues"]["data"]["issues"][0]["title"] == EVIL.strip()
+        assert set(told["show"]["data"]) == {"entity", "threads"}
+        assert told["mrs"]["data"]["total"] == 1
+
+    talk(environ, say, mode=mode)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_done_is_a_typed_error_of_the_tool(environ: dict[str, str]) -> None:
+    async def say(client: Client) -> None:
+        for tool, arguments, code in (
+            ("show", {"ref": "!99"}, "NOT_IN_MIRROR"),
+            ("show", {"ref": "--open"}, "BAD_REF"),
+            ("show", {"ref": "!5", "is_to_open": True}, "USAGE"),
+            ("show", {}, "USAGE"),
+            ("issues", {"limit": "many"}, "USAGE"),
+            ("issues", {"after": "not ours"}, "USAGE"),
+            ("issues", {"author": ["a"]}, "USAGE"),
+            ("mrs", {"is_draft": "no"}, "USAGE"),
+            ("who", {"name": "a\0b"}, "USAGE"),
+            ("who", {"name": "x" * 200_000}, "USAGE"),
+            ("submit", {"refs": ["#7"]}, "USAGE"),
+            ("rm", {}, "USAGE"),
+        ):
+            answer = await call(client, tool, **arguments)
+            assert (answer["ok"], answer["error"]["code"]) == (False, code), (tool, arguments, answer)
+
+    talk(environ, say)
+
+
+@pytest.mark.slow
+def test_a_long_list_comes_in_pages_that_fit_and_a_long_text_is_cut_and_can_be_asked_for(
+    environ: dict[str, str], gitlab: FakeGitLab, ledger: Any
+) -> None:
+    base.open_database(environ["LORE_DATABASE_URL"])
+    talked = [discussion_body(n, note_body(n, f"{n} {'talk ' * 400}")) for n in range(1, 101)]
+    gitlab.set(Entity("issue", 7), plan.OWN, entity_body(Entity("issue", 7), description="d" * 60_000))
+    gitlab.set(Entity("issue", 7), plan.DISCUSSIONS, talked)
+    submit(Entity("issue", 7))
+    drain()
+    base.disconnect()
+
+    async def say(client: Client) -> None:
+        first = await call(client, "show", ref="#7")
+        assert "cut" in first
+        assert first["data"]["entity"]["description"].endswith("d…")
+        notes: list[str] = []
+        arguments: dict[str, Any] = {"ref": "#7", "fields": "threads.notes.body"}
+        while True:
+            answer = await call(client, "show", **arguments)
+            assert "cut" not in answer
+            notes += [note["body"] for thread in answer["data"]["threads"] for note in thread["notes"]]
+            if "next" not in answer["meta"]:
+                break
+            arguments["after"] = answer["meta"]["next"]
+        assert notes == [discussion["notes"][0]["body"] for discussion in talked]
+
+    talk(environ, say)
+
+
+@pytest.mark.slow
+def test_calls_at_once_are_each_answered(environ: dict[str, str]) -> None:
+    async def say(client: Client) -> None:
+        found: dict[int, str] = {}
+
+        async def ask(number: int) -> None:
+            ref = "#7" if number % 2 else "!5"
+            found[number] = (await call(client, "show", ref=ref, fields="ref"))["data"]["ref"]
+
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(ask, number)
+        assert found == {number: f"{PROJECT}{'#7' if number % 2 else '!5'}" for number in range(10)}
+
+    talk(environ, say)
+
+
+@pytest.mark.slow
+def test_submit_and_retry_are_tools_only_where_they_are_allowed(environ: dict[str, str], gitlab: FakeGitLab) -> None:
+    async def say(client: Client) -> None:
+        by_name = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(by_name) == READING | WRITING
+        assert {name for name, tool in by_name.items() if not tool.annotations.read_only_hint} == WRITING
+        # Nobody answers there, so the run fails; it is in the ledger as the agent's.
+        submitted = await call(client, "submit", refs=["#7"], preflight_only=True)
+        assert submitted["error"]["code"] == "GITLAB_UNREACHABLE", submitted
+        run = (await call(client, "runs", run_id="last"))["data"]["run"]
+        assert (run["trigger"], run["mode"], run["status"]) == ("mcp", "preflight_only", "failed")
+        again = await call(client, "retry", run_id=run["run_id"])
+        assert again["error"]["run_id"] != run["run_id"]
+        assert (await call(client, "runs", limit=1))["data"]["runs"][0]["retry_of"] == run["run_id"]
+
+    lost = {"LORE_GITLAB_URL": "http://127.0.0.1:9", "LORE_GITLAB_TOKEN": "glpat-test", "LORE_RUN_DEADLINE": "1s"}
+    talk(environ | lost, say, "--allow-submit")
+
+
+@pytest.mark.slow
+def test_its_standard_output_carries_the_protocol_and_nothing_else(environ: dict[str, str]) -> None:
+    ask = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "cli", "mcp", "--robot"],
+        env=environ,
+        input=json.dumps(ask | {"params": about}) + "\nno JSON\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    assert messages[0]["id"] == 1
+    assert all(message["jsonrpc"] == "2.0" for message in messages)
+
+
+def test_without_its_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from lore.door import run
+
+    monkeypatch.delitem(sys.modules, "cli.serving")
+    monkeypatch.setitem(sys.modules, "mcp", None)
+
+    status = run(cli.commands, "lore", ["mcp", "--robot"])
+
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (status, error["code"]) == (3, "MISSING_EXTRA")
+    assert "pip install 'gitlab-lore[mcp]'" in error["message"]
+
+
+def test_every_tool_has_a_schema_of_the_commands_own_parameters() -> None:
+    offered = offers(cli.commands, may_write=True)
+
+    for offer in offered.values():
+        schema = offer.schema()
+        jsonschema.Draft202012Validator.check_schema(schema)
+        assert offer.help
+    schema = offered["mrs"].schema()
+    assert schema["properties"]["state"]["enum"] == ["opened", "closed", "merged", "locked", "all"]
+    assert schema["properties"]["labels"]["type"] == "array"
+    assert schema["properties"]["is_draft"]["type"] == "boolean"
+    assert offered["show"].schema()["required"] == ["ref"]
+    for name in READING:
+        assert {"limit", "after", "fields"} <= set(offered[name].schema()["properties"]), name
+    assert set(offered["submit"].schema()["properties"]) == {"refs", "project", "preflight_only"}
+
+
+def test_no_tool_takes_what_acts_or_names_a_token() -> None:
+    for offer in offers(cli.commands, may_write=True).values():
+        assert not {"is_to_open", "retry_failed", "allow_submit", "robot"} & set(offer.schema()["properties"])
+
+
+def test_a_value_is_never_an_option_and_a_flag_is_what_it_says() -> None:
+    offered = offers(cli.commands, may_write=True)
+
+    line = offered["mrs"].command_line({"author": "--open", "labels": ["a", "-b"], "is_draft": False, "limit": 3})
+
+    assert line[:2] == ["--robot", "mrs"]
+    assert sorted(line[2:]) == sorted(["--author=--open", "--label=a", "--label=-b", "--no-draft", "--limit=3", "--"])
+    assert offered["show"].command_line({"ref": "--open"})[-2:] == ["--", "--open"]
+    assert offered["retry"].command_line({"run_id": "x"}) == [
+        "--robot",
+        "sync-runs",
+        "--retry-failed",
+        "--run-id=x",
+        "--",
+    ]
+
+
+def answer(**data: Any) -> dict[str, Any]:
+    return {"ok": True, "data": data, "warnings": [], "meta": {"command": "lore x", "next": "c" * 300}}
+
+
+def test_a_list_that_is_too_long_is_asked_for_with_fewer_rows() -> None:
+    rows = [{"title": "x" * 1_000}] * 100
+
+    limit = tools.fewer_rows(answer(hits=rows), "hits")
+
+    assert limit is not None
+    assert 20 < limit < 40
+    assert tools.fewer_rows(answer(hits=rows[:limit]), "hits") is None
+    assert tools.fewer_rows(answer(hits=rows[:1] * 2), "hits") is None
+    assert tools.fewer_rows(answer(entity=rows), "hits") is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"entity": {"description": "d" * 500_000}, "threads": [{"body": "b"}] * 3},
+        {"threads": [{"notes": [{"body": "b" * 900}] * 500}]},
+        {"files": [{"path": "p" * 50}] * 9_000},
+        {"names": {f"name {number}": "x" for number in range(9_000)}},
+        {"description": "\u202e" * 30_000},
+    ],
+)
+def test_an_answer_is_never_longer_than_its_bound_and_says_what_was_cut(data: dict[str, Any]) -> None:
+    whole = answer(**data)
+
+    said = tools.fitted(whole)
+
+    assert len(said) <= tools.MOST
+    told = json.loads(said)
+    assert told["meta"] == whole["meta"], "the next page is asked for as it says"
+    assert told["cut"]["at"]
+    assert "fields" in told["cut"]["why"]
+    assert "cut" not in json.loads(tools.fitted(answer(entity="short")))
+
+
+def test_an_answers_text_shows_what_is_invisible_and_is_the_same_json() -> None:
+    said = tools.fitted(answer(title=f"{EVIL}\x7f\U000e0041 ünï 漢字"))
+
+    assert said.isprintable()
+    assert not [one for one in said if unicodedata.category(one) in ("Cc", "Cf", "Zl", "Zp")]
+    assert "ünï 漢字" in said
+    assert json.loads(said)["data"]["title"] == f"{EVIL}\x7f\U000e0041 ünï 漢字"
+
+
+HANG = "import signal, time, sys; signal.signal(signal.SIGINT, {}); print({!r}, flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        (HANG.format("signal.SIG_IGN", ""), "INTERRUPTED"),
+        (HANG.format("signal.default_int_handler", "{"), "INTERRUPTED"),
+        ("print('no JSON')", "INTERNAL"),
+        ("import os; os.kill(os.getpid(), 9)", "INTERNAL"),
+    ],
+)
+def test_a_child_that_hangs_or_dies_is_ended_and_said(program: str, code: str) -> None:
+    async def ask() -> Any:
+        return await serving.answer_of(["words"], program=[sys.executable, "-c", program], bound_s=1, grace_s=0.2)
+
+    with pytest.raises(LoreError) as caught:
+        anyio.run(ask)
+
+    assert caught.value.code == code
+
+
+def test_a_child_that_is_interrupted_may_still_answer_and_reads_no_input() -> None:
+    program = (
+        "import sys, time\n"
+        "try:\n    sys.stdin.read() or time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    print('{\"ok\": false}')"
+    )
+
+    async def ask() -> Any:
+        return await serving.answer_of([], program=[sys.executable, "-c", program], bound_s=1)
+
+    assert anyio.run(ask) == {"ok": False}
