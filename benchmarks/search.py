@@ -42,6 +42,8 @@ from models.ledger import Project
 
 DIMENSIONS = 256
 MODEL = "wordllama/l2_supercat-256"
+# Ids that no run on the same mirror gives out: what is generated has documents alone, and no content.
+FAR = 10_000_000
 LABELS = [f"label::{n}" for n in range(40)]
 PEOPLE = [f"person{n}" for n in range(60)]
 STATES = ["opened", "closed", "merged"]
@@ -161,10 +163,10 @@ def _copy(built: list[tuple[Source, list[texts.Document]]], made: int) -> None:
 
 def _source(vocabulary: Vocabulary, dice: random.Random, number: int, project: int) -> Source:
     now = 1_700_000_000_000 + number * 60_000
-    thread = iter(range(number * 10, number * 10 + 10))
+    thread = iter(range((FAR + number) * 10, (FAR + number) * 10 + 10))
     return Source(
         entity_type=dice.choice(["issue", "merge_request"]),
-        entity_id=number,
+        entity_id=FAR + number,
         project_id=project,
         iid=number,
         title=vocabulary.text(8),
