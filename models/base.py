@@ -115,6 +115,8 @@ class PostgresqlDatabase(peewee.PostgresqlDatabase):
         # A commit actor that is stopped inside its transaction must not hold the project's rows for ever (I11).
         conn.execute(f"SET idle_in_transaction_session_timeout = {self._idle_in_transaction_ms}")
         conn.execute("SET timezone = 'UTC'")
+        # A search sorts a number a vector; by default the disk takes part from 4 MB on.
+        conn.execute("SET work_mem = '16MB'")
 
 
 def open_database(url: str, *, idle_in_transaction_s: float = 60.0) -> peewee.Database:
