@@ -43,7 +43,7 @@ def main() -> None:
                 with_redis.worker(queues=queues, threads=threads)
 
             def lore(*words: str, environ: dict[str, str] = with_redis.environ) -> Callable[[], None]:
-                return lambda: run([SUBMIT, *words], environ)
+                return lambda: run([SUBMIT, *words], as_of_a_person(environ))
 
             def python(code: str, *words: str) -> Callable[[], None]:
                 return lambda: run([sys.executable, "-c", code, *words], alone.environ)
@@ -69,6 +69,11 @@ def main() -> None:
     ]
     show(rows)
     write(options.json, "commands", rows)
+
+
+def as_of_a_person(environ: dict[str, str]) -> dict[str, str]:
+    """Return the environment without what an operator's workers log."""
+    return {name: value for name, value in environ.items() if not name.startswith("LORE_LOG_")}
 
 
 def row(what: str, ours_ms: float, against: str, theirs_ms: float, most: float) -> Row:

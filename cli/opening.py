@@ -135,12 +135,15 @@ def open_ledger(settings: Settings) -> ModuleType:
 
 
 def open_workers(settings: Settings, *, needs_token: bool) -> ModuleType:
-    """Open database and broker, and return `workers.runs`."""
+    """Open database and broker, and return `workers.runs`; with Redis the actors are left to the workers."""
     if needs_token:
         settings.require_token()
     import workers
 
-    workers.open_workers(settings)
+    if settings.is_embedded:
+        workers.open_workers(settings)
+    else:
+        workers.open_sender(settings)
     from workers import runs
 
     return runs

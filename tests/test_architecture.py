@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dramatiq
 import pytest
 
 from lore.core.errors import CODES, EXIT_MEANINGS
+from workers import messages
 
 ROOT = Path(__file__).resolve().parents[1]
 INVARIANTS = [f"I{number}" for number in range(1, 15)]
@@ -68,6 +70,25 @@ def test_a_search_loads_neither_logs_nor_queue_nor_terminal(tmp_path: Path) -> N
         "cli.submitting",
     }
     assert unneeded & set(re.findall(r"'([\w.]+)'", said.stderr)) == set()
+
+
+def test_who_only_sends_imports_no_actor() -> None:
+    code = (
+        "import sys, workers; from lore.settings import read_settings;"
+        "workers.open_ledger = lambda settings: None;"
+        "workers.open_sender(read_settings({'LORE_REDIS_URL': 'redis://localhost:1/0'}));"
+        "import workers.runs, workers.messages; print({'httpx', 'numpy', 'workers.commit'} & set(sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    assert said.strip() == "set()"
+
+
+def test_every_actor_is_heard_where_messages_to_it_are_sent() -> None:
+    sent_to = {name: messages._QUEUES.get(name, name) for name in dramatiq.get_broker().get_declared_actors()}
+
+    assert sent_to == {name: dramatiq.get_broker().get_actor(name).queue_name for name in sent_to}
+    assert set(messages.ACTORS.values()) <= set(sent_to)
 
 
 def test_an_embedded_run_imports_no_redis(tmp_path: Path) -> None:

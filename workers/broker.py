@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import dramatiq
@@ -35,8 +36,9 @@ SOCKET_TIMEOUT_S: Final = 5.0
 WORKER_SILENT_S: Final = 5.0
 # A fetch that a network held back can arrive after the consumer that sent it is gone.
 RECLAIM_EVERY_S: Final = 30.0
-# A ring wakes one idle consumer; one that nobody heard costs the next a fetch.
+# A ring wakes one idle consumer, which takes all it has room for; one that nobody heard costs the next a fetch.
 RINGS: Final = 16
+MESSAGES_A_RING: Final = 8
 SET_ASIDE: Final = f"{NAMESPACE}:set-aside"
 SET_ASIDE_COUNT: Final = f"{SET_ASIDE}.count"
 SET_ASIDE_KEPT: Final = 100
@@ -116,11 +118,28 @@ class HardenedBroker(RedisBroker):
         scans the whole database once (dramatiq#199).
         """
         with self.client.pipeline() as pipe:
-            pipe.hset(f"{self.namespace}:{queue_name}.msgs", message_id, data)
-            pipe.rpush(f"{self.namespace}:{queue_name}", message_id)
-            pipe.rpush(f"{self.namespace}:{queue_name}.bell", 1)
-            pipe.ltrim(f"{self.namespace}:{queue_name}.bell", -RINGS, -1)
+            self._store(pipe, queue_name, {message_id: data})
             pipe.execute()
+
+    def enqueue_all(self, messages: Sequence[Message[Any]]) -> None:
+        """Enqueue messages for now, all of them or none, in one round trip.
+
+        Raises:
+            redis.RedisError: Redis did not answer; the messages may be queued nevertheless.
+        """
+        copies = [message.copy(options={"redis_message_id": str(uuid.uuid4())}) for message in messages]
+        with self.client.pipeline() as pipe:
+            for queue_name in sorted({copy.queue_name for copy in copies}):
+                of_queue = [copy for copy in copies if copy.queue_name == queue_name]
+                self._store(pipe, queue_name, {copy.options["redis_message_id"]: copy.encode() for copy in of_queue})
+            pipe.execute()
+
+    def _store(self, pipe: Any, queue_name: str, data_by_id: Mapping[str, bytes]) -> None:
+        key = f"{self.namespace}:{queue_name}"
+        pipe.hset(f"{key}.msgs", mapping=data_by_id)
+        pipe.rpush(key, *data_by_id)
+        pipe.rpush(f"{key}.bell", *[1] * min(-(-len(data_by_id) // MESSAGES_A_RING), RINGS))
+        pipe.ltrim(f"{key}.bell", -RINGS, -1)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 1000) -> Consumer:
         """Create a consumer; only one of a queue may live in a process.

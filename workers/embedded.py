@@ -7,11 +7,11 @@ own run only: other runs belong to the process that opened them, or to a worker.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dramatiq
-from dramatiq import MessageProxy
+from dramatiq import Message, MessageProxy
 from dramatiq.brokers.stub import StubBroker
 
 from lore.core.errors import BusyError
@@ -22,7 +22,8 @@ log = get_logger(__name__)
 
 POLL_S = 0.01
 SWEEP_EVERY_S = 1.0
-WORKER_TIMEOUT_MS = 50
+# What an idle thread waits before it looks whether to end: a command waits for all of them.
+WORKER_TIMEOUT_MS = 20
 BUSY_WAIT_S = 0.5
 LOOK_AGAIN_S = 0.2
 STOP_MS, STOP_FETCHING_MS = 5_000, 200
@@ -46,6 +47,11 @@ class EmbeddedBroker(StubBroker):
         """Tell whether messages of this run are for this process."""
         is_mine = self.only_run_id in (None, run_id) or run_id.startswith(f"{self.only_run_id}.")
         return self.is_worked and is_mine
+
+    def enqueue_all(self, messages: Sequence[Message[Any]]) -> None:
+        """Enqueue messages, one after the other."""
+        for message in messages:
+            self.enqueue(message)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 100) -> Any:
         """Create a consumer that keeps no dead letters."""

@@ -7,10 +7,11 @@ be sent is not an error: the mark is taken back, and a sweeper sends it later.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dramatiq
+from dramatiq import Message
 
 from lore.core import runs
 from lore.logs import get_logger
@@ -38,6 +39,8 @@ ACTORS: Mapping[str, str] = {
 }
 # What a sync's children wait for in queues of their own, behind a person's runs.
 _BEHIND_PEOPLE = (FETCH, COMMIT, DOCUMENTS, EMBED)
+# Where an actor is heard whose queue has another name than it.
+_QUEUES: Mapping[str, str] = {PLAN: "plan"}
 
 
 def first_actor(options: str) -> str:
@@ -89,16 +92,14 @@ def send_run(actor: str, run_id: str, *, is_adopted: bool = False) -> bool:
     return False
 
 
-def send_fetches(run_id: str, task_ids: Iterable[int]) -> bool:
-    """Send `fetch(task)` for tasks that are marked as sent; at the first that fails the rest is unmarked."""
-    ids = list(task_ids)
-    for position, task_id in enumerate(ids):
-        if not (is_ours(run_id) and _send(FETCH, task_id, run_id=run_id)):
-            with write():
-                _set_deadline_anew(run_id)
-                Task.update(sent_at=None).where(Task.id.in_(ids[position:]), Task.status == runs.PENDING).execute()
-            return False
-    return True
+def send_fetches(run_id: str, task_ids: Sequence[int]) -> bool:
+    """Send `fetch(task)` for tasks that are marked as sent; False: they were not, and the marks are taken back."""
+    if is_ours(run_id) and _send(FETCH, *task_ids, run_id=run_id):
+        return True
+    with write():
+        _set_deadline_anew(run_id)
+        Task.update(sent_at=None).where(Task.id.in_(task_ids), Task.status == runs.PENDING).execute()
+    return False
 
 
 def wake_sync(run_id: str) -> None:
@@ -107,13 +108,21 @@ def wake_sync(run_id: str) -> None:
         _send(PLAN, run_id, run_id=run_id)
 
 
-def _send(actor_name: str, key: str | int, *, run_id: str) -> bool:
-    broker = dramatiq.get_broker()
+def _send(actor_name: str, *keys: str | int, run_id: str) -> bool:
+    broker: Any = dramatiq.get_broker()
     if runs.is_child(run_id) and actor_name in _BEHIND_PEOPLE:
         actor_name = f"sync_{actor_name}"
-    actor = broker.get_actor(actor_name)
+    queue_name = _QUEUES.get(actor_name, actor_name)
     try:
-        broker.enqueue(actor.message_with_options(args=(key,), run_id=run_id))
+        # Not by the actor: who only sends has imported none.
+        broker.enqueue_all(
+            [
+                Message(
+                    queue_name=queue_name, actor_name=actor_name, args=(key,), kwargs={}, options={"run_id": run_id}
+                )
+                for key in keys
+            ]
+        )
     except _broker_errors() as error:
         log.warning("message_not_sent", to=actor_name, run_id=run_id, cause=type(error).__name__)
         return False

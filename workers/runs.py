@@ -22,7 +22,6 @@ from lore.core.runs import RunOptions
 from lore.logs import get_logger
 from models.base import insert_in_chunks, now_ms, read, write
 from models.content import ENTITY_TABLES
-from models.documents import Document
 from models.ledger import Project, ProjectPath, Run, RunDocument, RunEntity, RunEvent, RunSource
 from models.queue import Task
 from models.watch import Watch
@@ -416,6 +415,8 @@ def _take_over_scope(earlier: str, run_id: str, project_id: int, entities: Seque
 
     What a sync had is its children's.
     """
+    from models.documents import Document  # noqa: PLC0415  # and what builds them: 8 ms that only a retry pays
+
     those = Run.select(Run.run_id).where((Run.run_id == earlier) | (Run.parent_run_id == earlier))
     for entity in entities:
         table = ENTITY_TABLES[entity.entity_type]

@@ -292,15 +292,16 @@ def plant_all(names: str) -> None:
             EARLY[name](value)
     import workers
 
-    real = workers.open_workers
+    def planted(real: Callable[..., None]) -> Callable[..., None]:
+        def opened(settings: Any, **options: Any) -> None:
+            real(settings, **options)
+            for name, value in asked:
+                if name not in EARLY:
+                    PLANTS[name](value)
 
-    def open_workers(settings: Any, *, embedded: bool | None = None) -> None:
-        real(settings, embedded=embedded)
-        for name, value in asked:
-            if name not in EARLY:
-                PLANTS[name](value)
+        return opened
 
-    workers.open_workers = open_workers
+    workers.open_workers, workers.open_sender = planted(workers.open_workers), planted(workers.open_sender)
 
 
 def submitter() -> None:

@@ -135,6 +135,20 @@ def test_rings_that_nobody_hears_do_not_pile_up(broker: HardenedBroker) -> None:
     assert broker.client.llen("lore:q.bell") == module.RINGS
 
 
+def test_messages_that_are_sent_together_come_in_order_and_wake_no_more_workers_than_they_need(
+    broker: HardenedBroker,
+) -> None:
+    messages = [
+        dramatiq.Message(queue_name="q", actor_name="work", args=(number,), kwargs={}, options={})
+        for number in range(13)
+    ]
+
+    broker.enqueue_all(messages)
+
+    assert broker.client.llen("lore:q.bell") == 2
+    assert [message.args[0] for message in take(consumer_of(broker, prefetch=13))] == list(range(13))
+
+
 def test_messages_come_in_the_order_they_were_sent(broker: HardenedBroker) -> None:
     for number in range(20):
         send(broker, number)
