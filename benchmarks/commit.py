@@ -160,8 +160,8 @@ def rows_of(database: str, taken: Taken) -> list[rows.Row]:
 def main() -> None:
     arguments = rows.arguments(__doc__).parse_args()
     made = staged.MergeRequests(notes=50, files=20)
-    pages = {iid: made.pages(iid) for iid in range(1, 21 if arguments.quick else 101)}
-    rounds = 3 if arguments.quick else 7
+    pages = {iid: made.pages(iid) for iid in range(1, 51 if arguments.quick else 101)}
+    rounds = 2 if arguments.quick else 7
     with tempfile.TemporaryDirectory(prefix="lore-bench-") as folder, staged.postgresql() as url:
         found = rows_of("sqlite", measure(f"sqlite://{folder}/commit", f"sqlite://{folder}/bare", pages, rounds))
         found += rows_of("postgresql", measure(url, url, pages, rounds))

@@ -11,6 +11,7 @@ installed, also for SQLite; so each is measured once more as who has not got the
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=25)
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends with us
     documents, rounds = (2_000, 4) if asked.quick else (asked.documents, asked.rounds)
     with tempfile.TemporaryDirectory(prefix="lore-bench-") as name, spawn("demo") as demo:
         folder = Path(name)

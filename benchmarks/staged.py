@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,7 @@ class MergeRequests:
         self.notes = notes
         self.files = files
         self._dice = random.Random(seed)
-        letters = "abcdefghijklmnopqrstuvwxyz"
-        self._words = ["".join(self._dice.choices(letters, k=self._dice.randint(2, 9))) for _ in range(3000)]
+        self._words = _words()
 
     def pages(self, iid: int, *, updated_at: int = CREATED_AT) -> dict[str, list[bytes]]:
         """Return the pages of every endpoint of one merge request."""
@@ -256,6 +256,12 @@ class MergeRequests:
             "changes_count": str(self.files),
             "diff_refs": dict.fromkeys(("base_sha", "head_sha", "start_sha"), f"{iid:040x}"),
         }
+
+
+@cache
+def _words() -> list[str]:
+    dice = random.Random(1)
+    return ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=dice.randint(2, 9))) for _ in range(3000)]
 
 
 def folder_of(iid: int) -> str:

@@ -8,19 +8,57 @@ quick.
 from __future__ import annotations
 
 import sys
+from collections import UserDict
+from importlib import import_module
+from typing import Any
 
 import click
 
-from cli.agents import mcp, robot_docs
-from cli.ledger import cancel, sweep, sync_runs
-from cli.listing import file_history, issues, mrs, who
-from cli.operating import demo, doctor, worker
-from cli.reading import show, stats, timeline
-from cli.searching import docs, embed, search
 from cli.shapes import TEXT, record
-from cli.submitting import submit, submit_too
-from cli.syncing import sync
 from lore.door import Call, Door, Doors, run, version
+
+_PLACES = {
+    "submit": "submitting.submit_too",
+    "sync": "syncing.sync",
+    "sync-runs": "ledger.sync_runs",
+    "cancel": "ledger.cancel",
+    "sweep": "ledger.sweep",
+    "worker": "operating.worker",
+    "search": "searching.search",
+    "show": "reading.show",
+    "issues": "listing.issues",
+    "mrs": "listing.mrs",
+    "file-history": "listing.file_history",
+    "timeline": "reading.timeline",
+    "who": "listing.who",
+    "stats": "reading.stats",
+    "docs": "searching.docs",
+    "embed": "searching.embed",
+    "doctor": "operating.doctor",
+    "demo": "operating.demo",
+    "robot-docs": "agents.robot_docs",
+    "mcp": "agents.mcp",
+}
+
+
+class _Commands(UserDict[str, Any]):
+    """The commands by name; the module of one is imported when it is asked for, and of the others never."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        if self.data[name] is None:
+            module, _, function = _PLACES[name].partition(".")
+            self.data[name] = getattr(import_module(f"cli.{module}"), function)
+        found: click.Command = self.data[name]
+        return found
+
+
+def __getattr__(name: str) -> Any:
+    """Return the command `submit`, which is a door by itself and so not needed by `lore`."""
+    if name == "submit":
+        from cli.submitting import submit
+
+        return submit
+    raise AttributeError(name)
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, is_asked: bool) -> None:
@@ -44,6 +82,8 @@ def completion(call: Call, shell: str) -> None:
     """Print a shell's completion script."""
     from click.shell_completion import get_completion_class
 
+    from cli.submitting import submit
+
     made = get_completion_class(shell)
     assert made is not None
     script = "\n".join(
@@ -53,31 +93,7 @@ def completion(call: Call, shell: str) -> None:
     call.done({"shell": shell, "script": script}, show=lambda: click.echo(script, nl=False))
 
 
-_COMMANDS = (
-    submit_too,
-    sync,
-    sync_runs,
-    cancel,
-    sweep,
-    worker,
-    search,
-    show,
-    issues,
-    mrs,
-    file_history,
-    timeline,
-    who,
-    stats,
-    docs,
-    embed,
-    doctor,
-    demo,
-    robot_docs,
-    mcp,
-    completion,
-)
-for _command in _COMMANDS:
-    commands.add_command(_command)
+commands.commands = _Commands(dict.fromkeys(_PLACES) | {"completion": completion})
 
 
 def lore() -> None:
@@ -87,4 +103,6 @@ def lore() -> None:
 
 def lore_submit() -> None:
     """Run `lore-submit`."""
+    from cli.submitting import submit
+
     sys.exit(run(submit, "lore-submit"))

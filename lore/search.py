@@ -193,7 +193,8 @@ def _by_meaning(
     best: dict[int, float] = {}
     seen: set[int] = set()
     gone: list[int] = []
-    wanted = _CANDIDATES
+    wanted = _CANDIDATES if depth <= _DEPTH else max(_CANDIDATES, 2 * depth)
+    most = max(_MOST_CANDIDATES, wanted)
     while True:
         ids = closest(wanted)
         # Not simply what is behind them: on PostgreSQL another's commit can come before those that were seen.
@@ -207,11 +208,11 @@ def _by_meaning(
         gone += set(new).difference(row[0] for row in rows)
         if len(ids) < wanted or len(best) >= min(depth, wanted // 4):
             break
-        if wanted >= _MOST_CANDIDATES:
+        if wanted >= most:
             message = "most of the closest vectors are of older texts; what is farther was not looked at: lore embed"
             warnings.append(Warned("SEARCHED_IN_PART", message))
             break
-        wanted = min(wanted * 4, _MOST_CANDIDATES)
+        wanted = min(wanted * 4, most)
     if known is not None and gone:
         known.forget(gone)
     if not seen and not codes.has_any(model, code_bytes=(len(vector) + 7) // 8):
@@ -230,12 +231,18 @@ def _by_pgvector(vector: Any, model: str, filters: Filters) -> Callable[[int], l
 def _passing(documents: Any, filters: Filters) -> Any:
     import numpy as np  # noqa: PLC0415
 
-    listed = codes.filtered_ids(filters)
-    allowed = np.fromstring(listed, dtype=np.int64, sep=",") if listed else np.empty(0, dtype=np.int64)
+    allowed = _numbers(codes.filtered_ids(filters))
     top = int(max(documents.max(initial=0), allowed.max(initial=0)))
     passes = np.zeros(top + 1, dtype=bool)
     passes[allowed] = True
     return np.flatnonzero(passes[documents])
+
+
+def _numbers(listed: str) -> Any:
+    """Return the numbers of a text with commas between."""
+    import numpy as np  # noqa: PLC0415  # see _by_meaning
+
+    return np.fromstring(listed, dtype=np.int64, sep=",") if listed else np.empty(0, dtype=np.int64)
 
 
 class _Codes:
@@ -248,7 +255,6 @@ class _Codes:
         self._model = model
         self._code_bytes = (dimensions + 7) // 8
         self._words = (self._code_bytes + 7) // 8
-        self._record = np.dtype([("id", ">i8"), ("document", ">i8"), ("code", np.uint8, (self._code_bytes,))])
         self._clear()
 
     def _clear(self) -> None:
@@ -279,11 +285,11 @@ class _Codes:
         return lambda wanted: [int(number) for number in order[:wanted]]
 
     def _read(self) -> None:
-        for records in codes.read_codes(self._model, after_id=self._last_id, code_bytes=self._code_bytes):
-            rows = self._np.frombuffer(records, dtype=self._record)
-            self.ids = self._np.concatenate([self.ids, rows["id"].astype(self._np.int64)])
-            self.documents = self._np.concatenate([self.documents, rows["document"].astype(self._np.int64)])
-            self.codes = self._np.concatenate([self.codes, self._widen(rows["code"])])
+        for ids, documents, found in codes.read_codes(self._model, after_id=self._last_id, code_bytes=self._code_bytes):
+            rows = self._np.frombuffer(found, dtype=self._np.uint8).reshape(-1, self._code_bytes)
+            self.ids = self._np.concatenate([self.ids, _numbers(ids)])
+            self.documents = self._np.concatenate([self.documents, _numbers(documents)])
+            self.codes = self._np.concatenate([self.codes, self._widen(rows)])
             self._last_id = int(self.ids.max())
 
     def _widen(self, signs: Any) -> Any:

@@ -58,7 +58,13 @@ class SqliteDatabase(peewee.SqliteDatabase):
     def __init__(self, path: str) -> None:
         super().__init__(
             path,
-            pragmas=(("journal_mode", "wal"), ("synchronous", "normal"), ("foreign_keys", 1)),
+            pragmas=(
+                ("journal_mode", "wal"),
+                ("synchronous", "normal"),
+                ("foreign_keys", 1),
+                # Some builds overwrite whatever is deleted, so that a commit writes its run's staged pages once more.
+                ("secure_delete", "fast"),
+            ),
             timeout=SQLITE_BUSY_S,
             # The connections are one a thread, closed by the thread that opened them.
             check_same_thread=True,
@@ -76,8 +82,26 @@ class SqliteDatabase(peewee.SqliteDatabase):
         if lock_type != "IMMEDIATE":
             super().begin(lock_type)
             return
-        with peewee.__exception_wrapper__:
-            turns.begin_immediate(self.connection(), SQLITE_BUSY_S)
+        connection = self.connection()
+        turns.take(SQLITE_BUSY_S)
+        try:
+            with peewee.__exception_wrapper__:
+                turns.begin_immediate(connection, SQLITE_BUSY_S)
+        except BaseException:
+            turns.pass_on()
+            raise
+
+    def commit(self) -> None:
+        """Commit, and let the next one write before anybody hears of it."""
+        super().commit()
+        turns.pass_on()
+
+    def rollback(self) -> None:
+        """Roll back, and let the next one write."""
+        try:
+            super().rollback()
+        finally:
+            turns.pass_on()
 
 
 class PostgresqlDatabase(peewee.PostgresqlDatabase):
@@ -91,6 +115,8 @@ class PostgresqlDatabase(peewee.PostgresqlDatabase):
         # A commit actor that is stopped inside its transaction must not hold the project's rows for ever (I11).
         conn.execute(f"SET idle_in_transaction_session_timeout = {self._idle_in_transaction_ms}")
         conn.execute("SET timezone = 'UTC'")
+        # A search sorts a number a vector; by default the disk takes part from 4 MB on.
+        conn.execute("SET work_mem = '16MB'")
 
 
 def open_database(url: str, *, idle_in_transaction_s: float = 60.0) -> peewee.Database:
@@ -183,8 +209,11 @@ def write() -> Iterator[None]:
             with database.atomic():
                 yield
         else:
-            with turns.turn(SQLITE_BUSY_S), database.atomic("IMMEDIATE"):
-                yield
+            try:
+                with database.atomic("IMMEDIATE"):
+                    yield
+            finally:
+                turns.pass_on()  # a lost connection is not rolled back
 
 
 def refuse_writes(error: StorageError) -> None:

@@ -1,6 +1,6 @@
 """What a search by meaning reads: every code of a model at once, and the vectors of the few that are close.
 
-The rows come as bytes in one value, since a hundred thousand rows by themselves take longer to fetch than to search.
+The rows come in one, since a hundred thousand by themselves take longer to fetch than to search.
 Where PostgreSQL has pgvector, it compares the codes itself, and none is read.
 """
 
@@ -30,34 +30,28 @@ def has_any(model: str, *, code_bytes: int) -> bool:
     return query.limit(1).tuples().first() is not None
 
 
-def read_codes(model: str, *, after_id: int, code_bytes: int) -> Iterator[bytes]:
-    """Yield records of the codes whose id is greater, some thousand at once, by id.
+def read_codes(model: str, *, after_id: int, code_bytes: int) -> Iterator[tuple[str, str, bytes]]:
+    """Yield the codes whose id is greater, some thousand at once, by id: the ids, the documents' ids, the codes.
 
-    A record is the id and the document's id, 8 bytes each, big endian, then the code.
+    The ids stand in a text with commas between, the codes one behind the other. A code of another length is left out:
+    it has another number of dimensions, and so cannot be of this model, whatever is said.
     """
     mark = "%s" if is_postgresql() else "?"
-    inner = (
-        f"SELECT id, document_id, code FROM embeddings WHERE model = {mark} AND id > {mark} ORDER BY id LIMIT {_BATCH}"
+    batch = (
+        f"SELECT id, document_id, code FROM embeddings WHERE model = {mark} AND id > {mark}"
+        f" AND length(code) = {mark} ORDER BY id LIMIT {_BATCH}"
     )
-    # A code of another length has another number of dimensions: it cannot be of this model, whatever is said.
     if is_postgresql():
-        record = (
-            "string_agg(int8send(id) || int8send(document_id) || code, ''::bytea)"
-            f" FILTER (WHERE length(code) = {code_bytes})"
-        )
+        columns = "string_agg(id::text, ','), string_agg(document_id::text, ','), string_agg(code, ''::bytea)"
     else:
-        record = (
-            "group_concat(CASE WHEN length(code) = "
-            f"{code_bytes} THEN printf('%016x%016x', id, document_id) || hex(code) ELSE '' END, '')"
-        )
+        columns = "group_concat(id), group_concat(document_id), group_concat(hex(code), '')"
+    sql = f"SELECT max(id), {columns} FROM ({batch}) AS batch"
     while True:
-        sql = f"SELECT max(id), {record} FROM ({inner}) AS batch"
-        last, records = database.execute_sql(sql, (model, after_id)).fetchone()
+        last, ids, documents, codes = database.execute_sql(sql, (model, after_id, code_bytes)).fetchone()
         if last is None:
             return
         after_id = last
-        if records:
-            yield bytes.fromhex(records) if isinstance(records, str) else bytes(records)
+        yield ids, documents, bytes.fromhex(codes) if isinstance(codes, str) else bytes(codes)
 
 
 def has_pgvector() -> bool:
@@ -73,14 +67,15 @@ def closest(model: str, code: bytes, *, filters: Filters, limit: int) -> list[in
     pgvector is asked; it looks at every code, so that no filter ever leaves too few.
     """
     where, values = filters.sql()
-    # Codes of two lengths cannot be compared, and one of another length is of another model, whatever is said.
+    # Codes of two lengths cannot be compared, and one of another length is of another model, whatever is said. Not a
+    # condition: PostgreSQL would expect it to leave next to nothing, and plan for that.
     sql = (
-        "SELECT e.id FROM embeddings e"
-        f"{' JOIN documents d ON d.id = e.document_id' if where else ''}"
-        f" WHERE e.model = %s AND length(e.signs) = %s{where}"
-        " ORDER BY e.signs <~> %s::varbit, e.id LIMIT %s"
+        "SELECT id FROM (SELECT e.id, CASE WHEN length(e.signs) = %s THEN e.signs <~> %s::varbit END AS distance"
+        f" FROM embeddings e{' JOIN documents d ON d.id = e.document_id' if where else ''}"
+        f" WHERE e.model = %s{where} ORDER BY distance, e.id LIMIT %s) AS nearest"
+        " WHERE distance IS NOT NULL ORDER BY distance, id"
     )
-    parameters = [model, 8 * len(code), *values, f"x{code.hex()}", limit]
+    parameters = [8 * len(code), f"x{code.hex()}", model, *values, limit]
     return [row[0] for row in database.execute_sql(sql, parameters).fetchall()]
 
 

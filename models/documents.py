@@ -134,7 +134,8 @@ def save(source: Source, documents: Sequence[texts.Document]) -> Saved:
     saved = Saved([], [], [])
     for document in documents:
         labels = None if document.labels is None else json.dumps(document.labels, ensure_ascii=False)
-        values = (document.author, document.state, labels, document.updated_at, source.project_id, source.iid)
+        author, state = _short(document.author), _short(document.state)
+        values = (author, state, labels, document.updated_at, source.project_id, source.iid)
         document_id, content_hash, had = known.pop((document.source_type, document.source_id), (None, None, None))
         if document_id is None or content_hash != document.content_hash:
             document_id = _write(source, document, dict(zip(facets, values, strict=True)), document_id)
@@ -145,6 +146,11 @@ def save(source: Source, documents: Sequence[texts.Document]) -> Saved:
     saved.deleted.extend(document_id for document_id, _, _ in known.values())
     _delete(saved.deleted)
     return saved
+
+
+def _short(facet: str | None) -> str | None:
+    """Return what stands in an index of PostgreSQL, which takes no row of more than 2,704 bytes."""
+    return facet and facet[:_MAX_FACET]
 
 
 def delete_of(entity_type: str, entity_id: int) -> list[int]:
@@ -269,6 +275,7 @@ def _files(entity_type: str, entity_id: int) -> tuple[File, ...]:
 
 
 _CHUNK: Final = 500
+_MAX_FACET: Final = 255
 _KEY_AND_TEXT: Final = (
     "source_type",
     "source_id",

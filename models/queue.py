@@ -117,13 +117,35 @@ def claim(task_id: int, *, by: str, lease_ms: int, gitlab_url: str | None = None
     """
     with write():
         if gitlab_url is not None:
-            _lock_host(gitlab_url)
-            is_patient = bool(_IS_FOR_SYNC.row(task_id=task_id))
-            if not has_room(gitlab_url, most=most, is_patient=is_patient):
-                raise NoRoom
+            _require_room(task_id, gitlab_url, most=most)
         if not _CLAIM.changed(task_id=task_id, by=by, lease_ms=lease_ms):
             return None
-        return Claim(task_id, *_CLAIMED.row(task_id=task_id, lease_ms=lease_ms))
+        return Claim(*_CLAIMED.row(task_id=task_id, lease_ms=lease_ms))
+
+
+def claim_entity(task_id: int, *, by: str, lease_ms: int, gitlab_url: str, most: int = 64) -> list[Claim]:
+    """Claim all tasks of a task's entity whose time has come, for one who does them one after the other.
+
+    See `claim`; in the fixed order of endpoints, empty when there is nothing to do.
+
+    Raises:
+        NoRoom: See `claim`.
+    """
+    with write():
+        _require_room(task_id, gitlab_url, most=most)
+        entity = Task.select(Task.scope_run, Task.entity_type, Task.iid).where(Task.id == task_id).tuples().first()
+        if entity is None:
+            return []
+        named = dict(zip(("run_id", "entity_type", "iid"), entity, strict=True))
+        if not _CLAIM_ENTITY.changed(**named, by=by, lease_ms=lease_ms):
+            return []
+        return [Claim(*row) for row in _ENTITY_CLAIMED.execute(**named, by=by, lease_ms=lease_ms).fetchall()]
+
+
+def _require_room(task_id: int, gitlab_url: str, *, most: int) -> None:
+    _lock_host(gitlab_url)
+    if not has_room(gitlab_url, most=most, is_patient=bool(_IS_FOR_SYNC.row(task_id=task_id))):
+        raise NoRoom
 
 
 class NoRoom(Exception):
@@ -145,22 +167,35 @@ _IS_FOR_SYNC: Final = Prepared(
         .where(Task.id == given("task_id"), Run.kind != "surgical")
     )
 )
-_CLAIM: Final = Prepared(
-    lambda: Task.update(
+
+
+def _claiming(*which: peewee.Expression) -> peewee.Query:
+    in_preflight = Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.status == "preflight")
+    return Task.update(
         status="claimed",
         claim_no=Task.claim_no + 1,
         claimed_by=given("by"),
         claimed_until=moment() + given("lease_ms"),
         tries=Task.tries + 1,
     ).where(
-        Task.id == given("task_id"),
+        *which,
         Task.status == "pending",
         Task.next_at.is_null() | (Task.next_at <= moment()),
-        peewee.fn.EXISTS(Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.status == "preflight")),
+        peewee.fn.EXISTS(in_preflight),
     )
-)
-_CLAIMED: Final = Prepared(
-    lambda: Task.select(
+
+
+def _of_entity() -> tuple[peewee.Expression, ...]:
+    return (
+        Task.scope_run == given("run_id"),
+        Task.entity_type == given("entity_type"),
+        Task.iid == given("iid"),
+    )
+
+
+def _claims() -> peewee.Query:
+    return Task.select(
+        Task.id,
         Task.claim_no,
         Task.scope_run,
         Task.project,
@@ -169,15 +204,22 @@ _CLAIMED: Final = Prepared(
         Task.job_type,
         Task.tries,
         Task.claimed_until - given("lease_ms"),
-    ).where(Task.id == given("task_id"))
+    )
+
+
+_CLAIM: Final = Prepared(lambda: _claiming(Task.id == given("task_id")))
+_CLAIMED: Final = Prepared(lambda: _claims().where(Task.id == given("task_id")))
+_CLAIM_ENTITY: Final = Prepared(lambda: _claiming(*_of_entity()))
+_ENTITY_CLAIMED: Final = Prepared(
+    lambda: _claims().where(*_of_entity(), Task.status == "claimed", Task.claimed_by == given("by")).order_by(Task.id)
 )
 
 
 def has_room(gitlab_url: str, *, most: int, is_patient: bool) -> bool:
     """Tell whether one more request to this host may be in flight, in the caller's transaction.
 
-    A live claim stands for a request. Of what GitLab says is left, a patient task leaves some to a person's, and it
-    waits while one of those is about to be claimed.
+    Whoever holds live claims makes one request at a time. Of what GitLab says is left, a patient task leaves some to a
+    person's, and it waits while one of those is about to be claimed.
     """
     claims, planners, remaining, is_somebody_waiting = _ROOM.row(gitlab_url=gitlab_url)
     live = claims + planners
@@ -188,7 +230,7 @@ def has_room(gitlab_url: str, *, most: int, is_patient: bool) -> bool:
 
 
 def live_claims(gitlab_url: str) -> int:
-    """Count the tasks of a host that are being fetched now, in the caller's transaction."""
+    """Count who fetches from a host now, in the caller's transaction."""
     return int(_LIVE_CLAIMS.row(gitlab_url=gitlab_url)[0])
 
 
@@ -197,7 +239,7 @@ def _of_host() -> peewee.Query:
 
 
 def _live_claims() -> peewee.Query:
-    return Task.select(peewee.fn.COUNT(Task.id)).where(
+    return Task.select(peewee.fn.COUNT(Task.claimed_by.distinct())).where(
         Task.status == "claimed", Task.claimed_until > moment(), Task.project.in_(_of_host())
     )
 

@@ -3,14 +3,14 @@
 SQLite's own wait sleeps longer and longer, up to 100 ms, and knows no order: of many threads that write for a
 millisecond each, most of the time went by in its sleeps. Here the threads of a process wait for one another at a lock
 that wakes them, and only the one whose turn it is looks at SQLite's, often.
+
+A turn begins with BEGIN IMMEDIATE and ends with its COMMIT or ROLLBACK, before anything that follows a commit.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Final
 
@@ -19,20 +19,24 @@ import peewee
 LOOK_EVERY_S: Final = 0.001
 
 _turn = threading.Lock()
+_mine = threading.local()
 
 
-@contextmanager
-def turn(within_s: float) -> Iterator[None]:
-    """Run the block while no other thread of this process has its turn.
+def take(within_s: float) -> None:
+    """Wait until no other thread of this process has its turn.
 
     Raises:
         peewee.OperationalError: It did not come to that in time.
     """
     if not _turn.acquire(timeout=within_s):
         raise peewee.OperationalError("database is locked")
-    try:
-        yield
-    finally:
+    _mine.is_held = True
+
+
+def pass_on() -> None:
+    """End this thread's turn, if it has one."""
+    if getattr(_mine, "is_held", False):
+        _mine.is_held = False
         _turn.release()
 
 

@@ -58,7 +58,17 @@ def test_a_search_loads_neither_logs_nor_queue_nor_terminal(tmp_path: Path) -> N
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | database)
 
     assert said.stderr.startswith("5 "), "an empty mirror"
-    unneeded = {"structlog", "rich", "dramatiq", "msgspec", "numpy", "httpx", "lore.terminal", "workers.runs"}
+    unneeded = {
+        "structlog",
+        "rich",
+        "dramatiq",
+        "msgspec",
+        "numpy",
+        "httpx",
+        "lore.terminal",
+        "workers.runs",
+        "cli.submitting",
+    }
     assert unneeded & set(re.findall(r"'([\w.]+)'", said.stderr)) == set()
 
 

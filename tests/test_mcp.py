@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import unicodedata
@@ -199,6 +200,35 @@ def test_submit_and_retry_are_tools_only_where_they_are_allowed(environ: dict[st
 
     lost = {"LORE_GITLAB_URL": "http://127.0.0.1:9", "LORE_GITLAB_TOKEN": "glpat-test", "LORE_RUN_DEADLINE": "1s"}
     talk(environ | lost, say, "--allow-submit")
+
+
+@pytest.mark.slow
+def test_a_submit_that_the_client_gives_up_is_a_cancelled_run(environ: dict[str, str]) -> None:
+    async def say(client: Client) -> None:
+        async def submit_in_vain() -> None:
+            with gives_up:
+                await client.call_tool("submit", {"refs": ["#7"]})
+                pytest.fail("nobody answers there")
+
+        async def status_is(*wanted: str) -> None:
+            while True:
+                newest = (await call(client, "runs", limit=1))["data"]["runs"][0]
+                if newest["trigger"] == "mcp" and newest["status"] in wanted:
+                    return
+
+        gives_up = anyio.CancelScope()
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                group.start_soon(submit_in_vain)
+                await status_is("preflight")
+                gives_up.cancel()
+                await status_is("cancelled")
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        talk(
+            environ | {"LORE_GITLAB_URL": url, "LORE_GITLAB_TOKEN": "glpat-test"}, say, "--allow-submit", mode="legacy"
+        )
 
 
 @pytest.mark.slow

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos.stage import Process, Stage
+from chaos.stage import environment as clean_environment
+from servers import RedisServer, redis_running, wait_until
+from truth import compare, entities_of
 
 from lore.demo.client import Demo
 from lore.demo.server import spawn
+from models import base
 
 pytestmark = pytest.mark.slow
 
@@ -153,3 +163,112 @@ def test_a_sync_and_persons_runs_of_the_same_entities_never_overwrite_newer_data
 
 def shown_title(env: dict[str, str], iid: int) -> str:
     return str(lore(env, "show", f"#{iid}")[1]["data"]["entity"]["title"])
+
+
+# ------------------------------------------------------------------------------ workers over Redis
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with redis_running() as server:
+        yield server
+
+
+@pytest.fixture
+def stage(demo: Demo, redis: RedisServer, database_url: str, tmp_path: Path) -> Iterator[Stage]:
+    environ = clean_environment(
+        tmp_path,
+        LORE_GITLAB_URL=demo.url,
+        LORE_GITLAB_TOKEN=demo.token,
+        LORE_DATABASE_URL=database_url,
+        LORE_PROJECT=demo.project,
+        LORE_REDIS_URL=redis.url,
+        # What a killed worker held comes back within the test's patience.
+        LORE_CLAIM_LEASE="5s",
+        LORE_LOCK_LEASE="5s",
+    )
+    with Stage(environ, tmp_path) as opened:
+        yield opened
+
+
+def sync_workers(stage: Stage) -> list[Process]:
+    """Start workers as the Procfile has them, two for a sync's fetches; those come last."""
+    queues = [("preflight,fetch", 16), ("commit,sync_commit", 1)]
+    queues += [("plan,sync_fetch,sync_documents,sync_embed", 6)] * 2
+    return [stage.worker(queues=names, threads=threads) for names, threads in queues]
+
+
+def test_a_full_sync_whose_workers_are_killed_ends_with_all_that_gitlab_holds(
+    demo: Demo, stage: Stage, database_url: str
+) -> None:
+    *_, commits, _, fetches = sync_workers(stage)
+    sync = stage.start("sync", "--no-docs", "--no-embed", "--quiet", LORE_LOG_LEVEL="error")
+    wait_until(lambda: demo.stats()["requests"] > 800, "a part is fetched")
+    fetches.kill()
+    wait_until(lambda: demo.stats()["requests"] > 2_000, "more is fetched")
+    commits.kill()
+    stage.worker(queues="commit,sync_commit", threads=1)
+
+    wait_until(lambda: sync.popen.poll() is not None, "the sync ends", timeout_s=240)
+
+    assert (sync.popen.returncode, sync.tail()) == (0, "")
+    base.open_database(database_url)
+    try:
+        entities = entities_of(demo)
+        assert len(entities) == 650
+        for entity in entities:
+            compare(entity, demo.truth(entity.entity_type, entity.iid))
+    finally:
+        base.disconnect()
+
+
+def test_after_a_429_no_worker_of_any_process_asks_until_it_is_over(demo: Demo, stage: Stage) -> None:
+    demo.latency(20)
+    demo.faults([{"match": {}, "when": {"nth": [500, 1_500]}, "action": {"type": "rate_limited", "retry_after": 2}}])
+    sync_workers(stage)
+
+    answer = stage.robot("sync", "--no-docs", "--no-embed")
+
+    log = demo.log()
+    refused = [entry for entry in log if entry["status"] == 429]
+    assert (answer.status, answer.robot["data"]["run"]["counts"]["ok"]) == (0, 650)
+    assert len(refused) == 2
+    for entry in refused:
+        late = [e for e in log if entry["ended"] + 0.1 < e["started"] < entry["ended"] + 1.9]
+        assert late == []
+    assert demo.stats()["peak_concurrency"] <= 16
+
+
+# ----------------------------------------------------------------------------------- on a terminal
+
+
+def test_on_a_terminal_a_sync_shows_a_bar_with_its_rate_and_the_time_left(demo: Demo, tmp_path: Path) -> None:
+    env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path, TERM="xterm-256color")
+    demo.latency(5)
+
+    status, shown = on_a_terminal(env, "sync", "--no-docs", "--no-embed")
+
+    frames = re.findall(r"sync\s+\S+\s+(\d+)/(\d+)\s+(\d+)/s\s+(\d:\d\d:\d\d)\s+(\d:\d\d:\d\d)", shown)
+    under_way = [frame for frame in frames if 0 < int(frame[0]) < 650]
+    assert status == 0
+    assert {frame[1] for frame in under_way} <= {"400", "500", "600", "650"}
+    assert any(int(rate) > 0 and left != "0:00:00" for _, _, rate, _, left in under_way), shown[-2_000:]
+    assert [int(frame[0]) for frame in frames] == sorted(int(frame[0]) for frame in frames)
+    assert "650 ok" in shown
+
+
+def on_a_terminal(env: dict[str, str], *argv: str) -> tuple[int, str]:
+    """Run a command whose output is a terminal of 160 columns; return its status, and what was shown as plain text."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    with subprocess.Popen(command(*argv), env=env, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := os.read(ours, 65_536):
+                shown += piece
+        except OSError:
+            pass  # Linux says EIO when the last who had it open is gone
+        os.close(ours)
+        status = process.wait(60)
+    return status, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
+
+import peewee
 
 from lore.core import payloads, plan, runs
 from lore.core.errors import BusyError, LoreError, PassingError, RefusedError, SettingError
@@ -20,7 +22,19 @@ from lore.logs import bind_context, get_logger
 from models.base import clock, now_ms, read, write
 from models.ledger import Project, Run
 from models.prepared import Prepared, given
-from models.queue import Claim, NoRoom, Task, claim, drop_pages, is_held, pause_host, put_off, renew, stage_page
+from models.queue import (
+    Claim,
+    NoRoom,
+    Task,
+    claim,
+    claim_entity,
+    drop_pages,
+    is_held,
+    pause_host,
+    put_off,
+    renew,
+    stage_page,
+)
 from workers import messages, moves, politeness, resources
 from workers.actors import BEHIND_PEOPLE, actor
 
@@ -33,6 +47,8 @@ INLINE_WAIT_MS = 1_000
 # The places are taken for tens of ms. A person's fetch waits for one; a sync's would keep a thread from a person's.
 ROOM_LOOK_S = 0.01
 ROOM_LOOKS, PATIENT_LOOKS = 100, 5
+# Whoever does many tasks one after the other keeps its claims alive, and hears of a cancel.
+RENEW_EVERY_S = 2.0
 
 
 @actor("preflight")
@@ -51,7 +67,12 @@ def preflight(run_id: str) -> None:
         )
         if not begun:
             return
-        tasks = [row[0] for row in Task.select(Task.id).where(Task.scope_run == run_id).order_by(Task.id).tuples()]
+        of_run = Task.select(Task.id).where(Task.scope_run == run_id)
+        if runs.is_child(run_id):
+            # One message an entity: who takes it reads all of it.
+            of_run = Task.select(peewee.fn.MIN(Task.id)).where(Task.scope_run == run_id)
+            of_run = of_run.group_by(Task.entity_type, Task.iid)
+        tasks = sorted(row[0] for row in of_run.tuples())
         Task.update(sent_at=clock(), sends=1).where(Task.scope_run == run_id, Task.status == runs.PENDING).execute()
         moves.record(run_id, "preflight_started", stage=runs.STAGE_PREFLIGHT, tasks=len(tasks))
     log.info("preflight_started", tasks=len(tasks))
@@ -61,52 +82,23 @@ def preflight(run_id: str) -> None:
 @actor("fetch")
 def fetch(task_id: int) -> None:
     """Read one endpoint of one entity to its last page, and move the run on if that was its last open task."""
-    _fetch_task(task_id, looks=ROOM_LOOKS)
+    held = _claim(task_id, claim, looks=ROOM_LOOKS)
+    if held is not None:
+        _fetch_all([held])
 
 
 @actor("sync_fetch", priority=BEHIND_PEOPLE)
 def sync_fetch(task_id: int) -> None:
-    """Do the same for a sync's child."""
-    _fetch_task(task_id, looks=PATIENT_LOOKS)
+    """Read all endpoints of a task's entity, one after the other: a sync's transactions keep others waiting."""
+    _fetch_all(_claim(task_id, claim_entity, looks=PATIENT_LOOKS) or [])
 
 
-def _fetch_task(task_id: int, *, looks: int) -> None:
-    held = _claim(task_id, looks)
-    if held is None:
-        return
-    bind_context(run_id=held.run_id, entity=_entity(held), job=held.job_type)
-    try:
-        politeness.heed()
-        fetched = _fetch(held)
-    except _ClaimLost:
-        log.info("claim_lost", claim_no=held.claim_no)
-        return
-    except PassingError as error:
-        _wait_or_fail(held, error)
-        return
-    except BusyError as error:
-        log.warning("left_to_the_sweeper", code=error.code, cause=error.message)
-        _give_back(held)
-        return
-    except LoreError as error:
-        _fail(held, error)
-        return
-    except Exception as error:
-        _fail(held, RefusedError("INTERNAL", f"a bug of ours in {held.job_type}: {type(error).__name__}"))
-        raise
-    try:
-        _finish(held, fetched)
-    except BusyError:
-        _give_back(held)
-        raise
-
-
-def _claim(task_id: int, looks: int) -> Claim | None:
-    """Claim the task as soon as there is room; in vain for so many looks, a sweeper sends it again later."""
+def _claim(task_id: int, take: Callable[..., T], *, looks: int) -> T | None:
+    """Claim as soon as there is room; in vain for so many looks, a sweeper sends the task again later."""
     settings = resources.settings()
     for _ in range(looks):
         try:
-            return claim(
+            return take(
                 task_id,
                 by=resources.whoami(),
                 lease_ms=settings.claim_lease_ms,
@@ -117,6 +109,46 @@ def _claim(task_id: int, looks: int) -> Claim | None:
             time.sleep(ROOM_LOOK_S)
     put_off(task_id)
     return None
+
+
+def _fetch_all(claims: Sequence[Claim]) -> None:
+    fetched: list[tuple[Claim, _Fetched]] = []
+    renewed = time.monotonic()
+    for position, held in enumerate(claims):
+        bind_context(run_id=held.run_id, entity=_entity(held), job=held.job_type)
+        open_claims = claims[position:]
+        try:
+            if time.monotonic() - renewed > RENEW_EVERY_S:
+                for one in claims:
+                    _renew(one)
+                renewed = time.monotonic()
+            politeness.heed()
+            fetched.append((held, _fetch(held)))
+        except _ClaimLost:
+            log.info("claim_lost", claim_no=held.claim_no)
+            return
+        except PassingError as error:
+            _wait_or_fail(held, error)
+            if error.code == "GITLAB_RATE_LIMITED":
+                # The host asked everybody to wait.
+                _give_back(open_claims[1:])
+                break
+        except BusyError as error:
+            log.warning("left_to_the_sweeper", code=error.code, cause=error.message)
+            _give_back(claims)
+            return
+        except LoreError as error:
+            _fail(held, error)
+            return
+        except Exception as error:
+            _fail(held, RefusedError("INTERNAL", f"a bug of ours in {held.job_type}: {type(error).__name__}"))
+            raise
+    if fetched:
+        try:
+            _finish(fetched)
+        except BusyError:
+            _give_back([held for held, _ in fetched])
+            raise
 
 
 class _ClaimLost(Exception):
@@ -262,38 +294,44 @@ def _stage(held: Claim, page: int, body: bytes) -> None:
         stage_page(held, page, body)
 
 
-def _finish(held: Claim, fetched: _Fetched) -> None:
+def _finish(fetched: Sequence[tuple[Claim, _Fetched]]) -> None:
+    """Mark tasks of one entity as done, and move its run on if they were the last."""
     moved = None
+    first = fetched[0][0]
     with write():
         # The run's row first: of two last tasks that end at once, the second must see the first's.
-        if not moves.lock_run(held.run_id, runs.PREFLIGHT):
+        if not moves.lock_run(first.run_id, runs.PREFLIGHT):
             return
-        done = _DONE.changed(
-            task_id=held.task_id,
-            claim_no=held.claim_no,
-            observed_at=fetched.observed_at,
-            found_project_id=fetched.found_project_id,
-        )
+        done = [one for one in fetched if _mark_done(*one)]
         if not done:
-            log.info("claim_lost", claim_no=held.claim_no)
             return
-        stage_page(held, *fetched.last_page)
         politeness.note_limits()
-        moves.record(
-            held.run_id,
-            "fetched",
-            stage=runs.STAGE_PREFLIGHT,
-            entity=_entity(held),
-            job=held.job_type,
-            pages=fetched.pages,
-            requests=fetched.requests,
-            bytes=fetched.size_bytes,
-            ms=fetched.ms,
-        )
-        moved = moves.end_preflight(held.run_id)
-    log.info("fetched", pages=fetched.pages, requests=fetched.requests, bytes=fetched.size_bytes, ms=fetched.ms)
+        took = {
+            "job": ",".join(held.job_type for held, _ in done),
+            "pages": sum(one.pages for _, one in done),
+            "requests": sum(one.requests for _, one in done),
+            "bytes": sum(one.size_bytes for _, one in done),
+            "ms": sum(one.ms for _, one in done),
+        }
+        moves.record(first.run_id, "fetched", stage=runs.STAGE_PREFLIGHT, entity=_entity(first), **took)
+        moved = moves.end_preflight(first.run_id)
+    log.info("fetched", **took)
     if moved == runs.COMMITTING:
-        messages.send_run(messages.COMMIT, held.run_id)
+        messages.send_run(messages.COMMIT, first.run_id)
+
+
+def _mark_done(held: Claim, fetched: _Fetched) -> bool:
+    done = _DONE.changed(
+        task_id=held.task_id,
+        claim_no=held.claim_no,
+        observed_at=fetched.observed_at,
+        found_project_id=fetched.found_project_id,
+    )
+    if not done:
+        log.info("claim_lost", claim_no=held.claim_no)
+        return False
+    stage_page(held, *fetched.last_page)
+    return True
 
 
 _DONE: Final = Prepared(
@@ -369,15 +407,20 @@ def _fail(held: Claim, error: LoreError) -> None:
         messages.send_run(messages.COMMIT, held.run_id)
 
 
-def _give_back(held: Claim) -> None:
-    """Make the task pending again: a busy database is not a lost claim, of which three are poison."""
+def _give_back(claims: Sequence[Claim]) -> None:
+    """Make tasks pending again: a busy database is not a lost claim, of which three are poison."""
     try:
         with write():
-            Task.update(
-                status=runs.PENDING, next_at=clock() + INLINE_WAIT_MS, sent_at=None, claimed_by=None, claimed_until=None
-            ).where(*is_held(held)).execute()
+            for held in claims:
+                Task.update(
+                    status=runs.PENDING,
+                    next_at=clock() + INLINE_WAIT_MS,
+                    sent_at=None,
+                    claimed_by=None,
+                    claimed_until=None,
+                ).where(*is_held(held)).execute()
     except BusyError:
-        log.warning("claim_kept_to_its_end", claim_no=held.claim_no)
+        log.warning("claims_kept_to_their_end", count=len(claims))
 
 
 def _entity(held: Claim) -> str:

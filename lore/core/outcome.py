@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from lore.core.errors import CODES, Exit, LoreError, RunError, UsageError
 from lore.core.fields import Fields, select
 from lore.core.plan import Entity, api_path, endpoint_of, plan_tasks
-from lore.core.runs import RunOptions
+
+if TYPE_CHECKING:
+    from lore.core.runs import RunOptions
 
 # The public codes of warnings; a warning never changes the exit status.
 WARNINGS: Final[dict[str, str]] = {

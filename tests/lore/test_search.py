@@ -262,6 +262,16 @@ def test_how_many_vectors_of_older_texts_are_passed_over_is_bounded_and_said(
     assert ids(whole) == [farther]
 
 
+def test_who_asks_for_many_hits_gets_them(project: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "_CANDIDATES", 8)
+    monkeypatch.setattr(searching, "_DEPTH", 4)
+    for number in range(1, 31):
+        [document_id] = add(project, number, f"tide {number}")
+        embed(document_id, f"tide {number}")
+
+    assert len(search("tide", mode="semantic", limit=30, embedder=EMBEDDER).hits) == 30
+
+
 def test_a_process_sees_what_was_embedded_and_deleted_since_its_last_search(project: int) -> None:
     [first] = add(project, 1, "tide")
     gone = embed(first, "tide")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -109,6 +110,18 @@ def test_what_is_filtered_by_is_written_though_the_text_is_the_same(merge_reques
     assert again == Saved(first.ids, [], [])
     moved = Document.get_by_id(first.ids[0])
     assert moved.updated_at == MergeRequest.get_by_id(merge_request).updated_at
+
+
+def test_a_name_of_any_length_is_stored_as_far_as_an_index_takes_it(merge_request: int) -> None:
+    dice = random.Random(2)
+    name = "".join(chr(dice.randrange(0x4E00, 0x9FFF)) for _ in range(4_000))
+    MergeRequest.update(author=name, state=name).execute()
+
+    [mine, *_] = rebuild(merge_request).ids
+
+    row = Document.get_by_id(mine)
+    assert (row.author, row.state) == (name[:255], name[:255])
+    assert rebuild(merge_request).changed == []
 
 
 def test_another_text_keeps_the_id_and_replaces_the_terms(merge_request: int) -> None:

@@ -137,11 +137,14 @@ def test_sqlite_is_opened_as_the_design_says(tmp_path: Path) -> None:
     base.open_database(f"sqlite://{tmp_path}/new folder/lore.db")
     schema.bring_up()
 
-    found = {name: base.database.obj.pragma(name) for name in ("journal_mode", "synchronous", "foreign_keys")}
+    found = {
+        name: base.database.obj.pragma(name)
+        for name in ("journal_mode", "synchronous", "foreign_keys", "secure_delete")
+    }
     busy_ms = base.database.obj.pragma("busy_timeout")
     modes = (tmp_path / "new folder").stat().st_mode & 0o777, (tmp_path / "new folder/lore.db").stat().st_mode & 0o777
     base.disconnect()
-    assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1}
+    assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "secure_delete": 2}
     assert busy_ms >= 15_000
     assert modes == (0o700, 0o600)
 

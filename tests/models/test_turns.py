@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import peewee
 import pytest
 
-from lore.core.errors import BusyError
+from lore.core.errors import BusyError, StorageError
 from models import base, schema, turns
 from models.base import database, write
 
@@ -75,9 +75,60 @@ def test_a_database_that_another_process_never_gives_up_is_busy(path: Path, monk
         assert database.in_transaction()
 
 
-def test_a_thread_that_never_ends_its_turn_makes_the_others_busy_not_wait_for_ever(path: Path) -> None:
-    with turns.turn(1), pytest.raises(peewee.OperationalError), turns.turn(0.01):
-        raise AssertionError("two at once")
+def test_a_thread_that_never_ends_its_turn_makes_the_others_busy_not_wait_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "SQLITE_BUSY_S", 0.01)
+    caught: list[BusyError] = []
+
+    def work() -> None:
+        with pytest.raises(BusyError) as busy, write():
+            raise AssertionError("two at once")
+        caught.append(busy.value)
+        base.disconnect()
+
+    with write():
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    assert caught[0].code == "DATABASE_BUSY"
+
+
+def write_elsewhere() -> None:
+    """Write in another thread, as soon as it is its turn."""
+    done: list[int] = []
+
+    def work() -> None:
+        with write():
+            done.append(1)
+        base.disconnect()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_whoever_is_told_of_a_commit_holds_nobody_up(path: Path) -> None:
+    with write():
+        database.after_commit(write_elsewhere)
+
+
+def rolled_back() -> None:
+    raise ZeroDivisionError
+
+
+def connection_lost() -> None:
+    database.obj.connection().close()
+
+
+@pytest.mark.parametrize("how", [rolled_back, connection_lost])
+def test_a_turn_ends_however_its_transaction_does(path: Path, how: Callable[[], None]) -> None:
+    with pytest.raises((ZeroDivisionError, StorageError)), write():
+        how()
+
+    write_elsewhere()
 
 
 def test_a_statement_outside_a_writing_transaction_waits_as_long_as_before(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import dramatiq
 import httpx
 import pytest
-from support import GITLAB_URL, content, drain, next_message, open_tasks, submit
+from support import GITLAB_URL, content, drain, next_message, open_tasks, submit, waiting_messages
 from syncing import World, mutate, small_pages, status_of, world_on
 
 from lore.core import walk
@@ -19,7 +19,7 @@ from lore.core.runs import RunOptions
 from models import ingest
 from models.base import read, write
 from models.content import ENTITY_TABLES, Issue
-from models.ledger import Run, RunEntity, SyncDebt
+from models.ledger import Run, RunEntity, RunEvent, SyncDebt
 from models.locks import ProjectLock
 from models.queue import ABOUT_TO_BE_CLAIMED_MS, NoRoom, Task, claim, has_room, note_limits
 from workers import commit, preflight, resources, runs, syncing
@@ -343,6 +343,91 @@ def test_the_cursor_never_passes_a_child_that_is_not_committed(world: World, mon
     assert world.cursors()["issue"] is not None
 
 
+# ---------------------------------------------------------------------------------- an entity at a time
+
+
+def begin(world: World) -> tuple[Run, list[Task]]:
+    """Open a sync up to where its first child's fetches are sent; return the child and its first issue's tasks."""
+    syncing.open_sync(
+        gitlab_url="http://gitlab.test", project=world.project, options=RunOptions(docs=False, embed=False)
+    )
+    drain(only={"plan", "preflight"})
+    child = Run.select().where(Run.parent_run_id.is_null(False)).order_by(Run.run_id).get()
+    return child, tasks_of_first(child)
+
+
+def tasks_of_first(child: Run) -> list[Task]:
+    iid = Task.select(Task.iid).where(Task.scope_run == child.run_id).order_by(Task.id).limit(1).scalar()
+    return list(Task.select().where(Task.scope_run == child.run_id, Task.iid == iid).order_by(Task.id))
+
+
+def test_of_a_syncs_child_each_entity_has_one_message_which_reads_all_of_it(world: World) -> None:
+    child, tasks = begin(world)
+    keys = [m.args[0] for m in waiting_messages() if m.options["run_id"] == child.run_id]
+
+    preflight.sync_fetch.fn(tasks[0].id)
+
+    entities = RunEntity.select().where(RunEntity.run == child.run_id).count()
+    events = RunEvent.select().where(RunEvent.run == child.run_id, RunEvent.event == "fetched")
+    assert (len(keys), len(set(keys))) == (entities, entities)
+    assert {task.status for task in tasks_of_first(child)} == {"done"}
+    assert events.count() == 1
+
+
+def test_of_an_entity_that_must_wait_what_was_read_is_kept_and_the_rest_is_read_later(world: World) -> None:
+    child, tasks = begin(world)
+    slow_down(world, "/resource_state_events", 429, after="0")
+
+    preflight.sync_fetch.fn(tasks[0].id)
+
+    before = {task.job_type: task.status for task in tasks_of_first(child)}
+    asked = len(world.asked)
+    preflight.sync_fetch.fn(tasks[0].id)  # a message that came twice
+    assert (before.pop("entity"), before.pop("discussions")) == ("done", "done")
+    assert set(before.values()) == {"pending"}
+    assert len(world.asked) == asked
+    world.before_answer = lambda path: None
+    world.go_on(child.parent_run_id)
+    assert status_of(child.parent_run_id) == ("succeeded", None)
+    assert world.differences() == []
+
+
+def test_an_endpoint_that_fails_for_a_while_keeps_no_other_of_its_entity_from_being_read(world: World) -> None:
+    child, tasks = begin(world)
+    slow_down(world, "/discussions", 503, after="60")
+
+    preflight.sync_fetch.fn(tasks[0].id)
+
+    statuses = {task.job_type: task.status for task in tasks_of_first(child)}
+    assert statuses.pop("discussions") == "pending"
+    assert set(statuses.values()) == {"done"}
+
+
+def slow_down(world: World, ending: str, status: int, *, after: str) -> None:
+    world.before_answer = lambda path: (
+        httpx.Response(status, headers={"Retry-After": after}) if path.endswith(ending) else None
+    )
+
+
+def test_who_reads_an_entity_hears_of_a_cancel_between_two_requests(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child, tasks = begin(world)
+    monkeypatch.setattr(preflight, "RENEW_EVERY_S", -1)
+
+    def cancel(path: str) -> None:
+        if path.endswith("/discussions"):
+            runs.cancel(child.parent_run_id)
+
+    world.before_answer = cancel
+    asked = len(world.asked)
+
+    preflight.sync_fetch.fn(tasks[0].id)
+
+    assert len(world.asked) == asked + 2
+    assert {task.status for task in tasks_of_first(child)} == {"aborted"}
+
+
 # --------------------------------------------------------------------------------------- commit in pieces
 
 
@@ -628,7 +713,7 @@ def test_no_more_tasks_are_claimed_than_requests_may_be_in_flight(gitlab: Any) -
     drain(only={"preflight"})
     ids = [row.id for row in Task.select(Task.id).order_by(Task.id)]
 
-    claims = [claim(one, by="me", lease_ms=60_000, gitlab_url=GITLAB_URL, most=2) for one in ids[:2]]
+    claims = [claim(one, by=f"{one}", lease_ms=60_000, gitlab_url=GITLAB_URL, most=2) for one in ids[:2]]
     with pytest.raises(NoRoom):
         claim(ids[2], by="me", lease_ms=60_000, gitlab_url=GITLAB_URL, most=2)
 
@@ -707,9 +792,10 @@ def test_what_gitlab_says_is_left_is_never_used_up(gitlab: Any) -> None:
         note_limits(GITLAB_URL, 5, 60_000)
         note_limits(GITLAB_URL, 8, 60_000)  # an answer that was overtaken
     plenty = room()
-    Task.update(status="claimed", claimed_until=2**60).where(Task.id.in_(ids[:1])).execute()
+    Task.update(status="claimed", claimed_until=2**60, claimed_by="1").where(Task.id.in_(ids[:1])).execute()
     little = room()
-    Task.update(status="claimed", claimed_until=2**60).where(Task.id.in_(ids[:5])).execute()
+    for one in ids[:5]:
+        Task.update(status="claimed", claimed_until=2**60, claimed_by=f"{one}").where(Task.id == one).execute()
     nothing = room()
 
     assert (plenty, little, nothing) == ((True, True), (True, False), (False, False))
