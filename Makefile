@@ -6,7 +6,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 READY := $(VENV)/.ready-$(VERSION)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 PEERS := .venv-peers
-BENCHMARKS := $(filter-out %/rows.py %/stand.py %/staged.py %/report.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out rows stand staged report,$(basename $(notdir $(wildcard benchmarks/*.py))))
 # Inside a sandbox without a home, caches go beside the environment.
 export MYPY_CACHE_DIR ?= $(VENV)/cache/mypy
 export RUFF_CACHE_DIR ?= $(VENV)/cache/ruff
@@ -50,16 +50,16 @@ chaos: setup
 	$(BIN)/python tests/chaos/chaos.py --database sqlite --seconds 60 --seed 7
 	$(BIN)/python tests/chaos/chaos.py --database postgresql --seconds 60 --seed 7
 
-bench: ASKED :=
-bench-quick: ASKED := --quick
+# One after the other; the quick ones, which are rough anyhow, two side by side.
+bench: ASKED := --json
+bench: SIDE_BY_SIDE := 1
+bench-quick: ASKED := --quick --json
+bench-quick: SIDE_BY_SIDE := 2
 bench bench-quick: setup $(PEERS)/.ready
 	rm -rf benchmarks/results
-	@failed=; for script in $(BENCHMARKS); do \
-	  echo "$$ $(BIN)/python $$script $(ASKED)"; \
-	  $(BIN)/python $$script $(ASKED) --json benchmarks/results/$$(basename $$script .py).json || failed="$$failed $$script"; \
-	done; \
-	$(PEERS)/bin/python benchmarks/report.py; \
-	test -z "$$failed" || { echo "without a result:$$failed" >&2; exit 1; }
+	status=0; printf '%s\n' $(BENCHMARKS) | xargs -P $(SIDE_BY_SIDE) -I NAME \
+	  $(BIN)/python benchmarks/NAME.py $(ASKED) benchmarks/results/NAME.json || status=1; \
+	$(PEERS)/bin/python benchmarks/report.py; exit $$status
 
 # What lore is compared to, and what draws the curves, is none of its dependencies.
 $(PEERS)/.ready: benchmarks/requirements-peers.txt

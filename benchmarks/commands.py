@@ -34,7 +34,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
-    rounds = options.rounds or (3 if options.quick else 15)
+    rounds = options.rounds or (2 if options.quick else 15)
     end_cleanly()
     with spawn("demo", 1, "--latency-ms", str(LATENCY_MS)) as demo, redis_running() as redis:
         fetching = [*peer_arguments(demo, requests_of(demo.project_id, ENTITIES))]

@@ -43,7 +43,7 @@ def ping():
 write = commit._write
 def told(work):
     print("writes", time.time(), flush=True)
-    write(work)
+    return write(work)
 commit._write = told
 
 stop = threading.Event()
@@ -77,8 +77,8 @@ def main() -> None:
     parser.add_argument("--messages", type=int)
     parser.add_argument("--idle-s", type=float)
     options = parser.parse_args()
-    messages = options.messages or (8 if options.quick else 40)
-    idle_s = options.idle_s or (3 if options.quick else 30)
+    messages = options.messages or (5 if options.quick else 40)
+    idle_s = options.idle_s or (2 if options.quick else 30)
     end_cleanly()
     with spawn("demo") as demo, redis_running() as redis, redis_running() as other, stage(demo, redis) as opened:
         rows = measure(opened, redis, other, messages, idle_s)
