@@ -6,7 +6,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 READY := $(VENV)/.ready-$(VERSION)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 PEERS := .venv-peers
-BENCHMARKS := $(filter-out %/rows.py %/stand.py %/report.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out %/rows.py %/stand.py %/staged.py %/report.py,$(wildcard benchmarks/*.py))
 # Inside a sandbox without a home, caches go beside the environment.
 export MYPY_CACHE_DIR ?= $(VENV)/cache/mypy
 export RUFF_CACHE_DIR ?= $(VENV)/cache/ruff

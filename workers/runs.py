@@ -31,7 +31,7 @@ log = get_logger(__name__)
 
 # A project that GitLab confirmed within this time is not asked for again.
 CONFIRMED_FOR_MS = 3_600_000
-FOLLOW_POLL_S = 0.05
+FOLLOW_POLL_S = 0.01
 BUSY_WAIT_S = 0.5
 
 
