@@ -112,11 +112,11 @@ def test_a_busy_database_is_never_a_lost_claim(gitlab: FakeGitLab, monkeypatch: 
     run_id = submit(MR_12)
     real, left = preflight._finish, [5]
 
-    def finish(held: Any, answer: Any) -> None:
-        if held.job_type == "entity" and left[0]:
+    def finish(fetched: Any) -> None:
+        if left[0] and any(held.job_type == "entity" for held, _ in fetched):
             left[0] -= 1
             raise busy()
-        real(held, answer)
+        real(fetched)
 
     monkeypatch.setattr(preflight, "_finish", finish)
     for _ in range(8):
