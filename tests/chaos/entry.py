@@ -50,9 +50,9 @@ def stop_before_commit(_: str) -> None:
 
     real, once = commit._write, _Once()
 
-    def write(work: Any) -> None:
+    def write(work: Any) -> bool:
         once.do(stop_me)
-        real(work)
+        return real(work)
 
     commit._write = write
 
@@ -88,10 +88,10 @@ def doze_in_commit(value: str) -> None:
     share, seconds = map(float, value.split(":"))
     real = commit._write
 
-    def write(work: Any) -> None:
+    def write(work: Any) -> bool:
         if random.random() < share:
             time.sleep(seconds)
-        real(work)
+        return real(work)
 
     commit._write = write
 
@@ -112,10 +112,10 @@ def slow_in_commit(value: str) -> None:
             time.sleep(seconds / 10)
         return real_execute(*args, **kwargs)
 
-    def write(work: Any) -> None:
+    def write(work: Any) -> bool:
         local.left_s = seconds if random.random() < share else 0
         try:
-            real_write(work)
+            return real_write(work)
         finally:
             local.left_s = 0
 
@@ -169,12 +169,13 @@ def _in_commit(choose: Callable[[], int | None], do: Callable[[], None], *, once
 
         return execute
 
-    def write(work: Any) -> None:
+    def write(work: Any) -> bool:
         local.left = choose()
         try:
-            real_write(work)
+            is_over = real_write(work)
             if local.left is not None and local.left > 0 and not once:
                 act()
+            return is_over
         finally:
             local.left = None
 
@@ -224,10 +225,10 @@ def bug_no_transaction(_: str) -> None:
         with storage_errors():
             yield
 
-    def write_work(work: Any) -> None:
+    def write_work(work: Any) -> bool:
         kept, commit.write = commit.write, write
         try:
-            real_write(work)
+            return real_write(work)
         finally:
             commit.write = kept
 
