@@ -132,7 +132,8 @@ def world(
     demo.reset()
     monkeypatch.chdir(tmp_path)
     # The actors of a process belong to one broker, which here is the one of all tests.
-    monkeypatch.setattr(workers, "open_workers", lambda settings, **_: workers.open_ledger(settings))
+    for door in ("open_workers", "open_sender"):
+        monkeypatch.setattr(workers, door, lambda settings, **_: workers.open_ledger(settings))
     environ = {
         "HOME": str(tmp_path),
         "GIT_CEILING_DIRECTORIES": str(tmp_path.parent),
