@@ -137,7 +137,7 @@ def main() -> None:
     else:
         with spawn("tiny" if options.quick else "demo") as demo, redis_running() as redis:
             demo.latency(LATENCY_MS)
-            found = speed(demo, redis, options.rounds or (1 if options.quick else 3))
+            found = speed(demo, redis, options.rounds or (1 if options.quick else 3), is_quick=options.quick)
             if not options.quick:
                 found += beside_a_person(demo, redis)
     show(found)
@@ -208,10 +208,10 @@ def lore_on_an_empty_mirror(demo: Demo, redis: Any, **how: Any) -> Iterator[Lore
             base.disconnect()
 
 
-def speed(demo: Demo, redis: Any, rounds: int) -> list[Row]:
-    """Return entities a second, by turns."""
+def speed(demo: Demo, redis: Any, rounds: int, *, is_quick: bool) -> list[Row]:
+    """Return entities a second, by turns; of a few entities it says how long a sync takes at least, and no more."""
     rates: dict[str, list[float]] = {"lore": [], "python-gitlab": [], "dlt": []}
-    in_flight = 0
+    in_flight = count = 0
     for _ in range(rounds):
         with lore_on_an_empty_mirror(demo, redis) as lore:
             demo.reset()
@@ -225,7 +225,7 @@ def speed(demo: Demo, redis: Any, rounds: int) -> list[Row]:
             with tempfile.TemporaryDirectory(prefix="lore-bench-") as folder:
                 rates["dlt"].append(peer_s_rate(str(PEERS_PYTHON), DLT, demo, folder))
     lore_s = median(rates["lore"])
-    found = [Row(f"full sync, {LATENCY_MS} ms a request, everything committed", lore_s, "entities/s")]
+    found = [Row(f"full sync of {count} entities, {LATENCY_MS} ms a request, committed", lore_s, "entities/s")]
     for peer, does in (("python-gitlab", "8 threads, stores nothing"), ("dlt", "16 workers, into DuckDB")):
         if rates[peer]:
             theirs = median(rates[peer])
@@ -236,8 +236,8 @@ def speed(demo: Demo, redis: Any, rounds: int) -> list[Row]:
                     "entities/s",
                     f"{peer}, {does}",
                     theirs,
-                    wanted="ahead",
-                    met=lore_s > theirs,
+                    wanted=None if is_quick else "ahead",
+                    met=None if is_quick else lore_s > theirs,
                 )
             )
     found.append(Row("most requests in flight", in_flight, "", wanted="≤ 16", met=in_flight <= 16))
