@@ -220,7 +220,7 @@ def measure_searches(repeats: int, name: str, only: str = "") -> list[Row]:
         Filters(state="opened"),
         Filters(author=PEOPLE[3]),
         Filters(labels=(LABELS[5],), types=("issue", "merge_request")),
-        Filters(project_id=2, since_ms=1_700_000_000_000 + 5_000 * 60_000),
+        Filters(project_ids=(2,), since_ms=1_700_000_000_000 + 5_000 * 60_000),
         Filters(types=("discussion",)),
     ]
 

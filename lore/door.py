@@ -314,7 +314,8 @@ def run(command: click.Command, prog: str, argv: Sequence[str] | None = None) ->
     # Modules are loaded object by object, and none of it is garbage: looking for some every 700 objects took a tenth of
     # a short command.
     gc.set_threshold(100_000, 20)
-    call = Call(prog, sys.argv[1:] if argv is None else argv)
+    # What is no text in UTF-8 is no name of GitLab's either: it is asked for with its odd bytes marked.
+    call = Call(prog, [os.fsencode(word).decode(errors="replace") for word in (sys.argv[1:] if argv is None else argv)])
     with contextlib.suppress(AttributeError, ValueError):
         # A terminal that cannot show a letter shows its escape; a title is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -135,7 +135,7 @@ def search(
             )
         # What punctuation means to a model is noise.
         if embedder is not None and vector is not None and (words or mode == "semantic"):
-            similarities = _by_meaning(vector, embedder.model, filters, depth, warnings)
+            similarities = _by_meaning(vector, embedder.model, filters, depth, warnings, enough=limit)
             rankings["semantic"] = list(similarities)
         ranked = fuse(rankings)[:limit]
         terms = {term for word in words for term in word.terms}
@@ -183,7 +183,7 @@ def _by_string(query: str, filters: Filters, depth: int, warnings: list[Warned])
 
 
 def _by_meaning(
-    vector: np.ndarray[Any, Any], model: str, filters: Filters, depth: int, warnings: list[Warned]
+    vector: np.ndarray[Any, Any], model: str, filters: Filters, depth: int, warnings: list[Warned], *, enough: int
 ) -> dict[int, float]:
     """Return the cosine of the documents whose present text is closest, closest first."""
     import numpy as np  # noqa: PLC0415  # a search by words does not wait for it
@@ -193,8 +193,9 @@ def _by_meaning(
     best: dict[int, float] = {}
     seen: set[int] = set()
     gone: list[int] = []
-    wanted = _CANDIDATES if depth <= _DEPTH else max(_CANDIDATES, 2 * depth)
-    most = max(_MOST_CANDIDATES, wanted)
+    wanted, most = _CANDIDATES, _MOST_CANDIDATES
+    if depth > _DEPTH:  # more was asked for than is looked at anyhow, and a document may have many chunks
+        wanted, most = max(wanted, 2 * depth), max(most, 8 * depth)
     while True:
         ids = closest(wanted)
         # Not simply what is behind them: on PostgreSQL another's commit can come before those that were seen.
@@ -206,10 +207,10 @@ def _by_meaning(
                 best[document_id] = max(best.get(document_id, -1.0), cosine)
         seen.update(new)
         gone += set(new).difference(row[0] for row in rows)
-        if len(ids) < wanted or len(best) >= min(depth, wanted // 4):
+        if len(ids) < wanted or len(best) >= max(enough, min(depth, wanted // 4)):
             break
         if wanted >= most:
-            message = "most of the closest vectors are of older texts; what is farther was not looked at: lore embed"
+            message = f"only the closest {wanted:,} vectors were read; many are of one text, or of older ones: lore embed"
             warnings.append(Warned("SEARCHED_IN_PART", message))
             break
         wanted = min(wanted * 4, most)

@@ -116,7 +116,10 @@ class PostgresqlDatabase(peewee.PostgresqlDatabase):
         conn.execute(f"SET idle_in_transaction_session_timeout = {self._idle_in_transaction_ms}")
         conn.execute("SET timezone = 'UTC'")
         # A search sorts a number a vector; by default the disk takes part from 4 MB on.
-        conn.execute("SET work_mem = '16MB'")
+        conn.execute(
+            "SELECT set_config('work_mem', '16MB', false)"
+            " WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('16MB')"
+        )
 
 
 def open_database(url: str, *, idle_in_transaction_s: float = 60.0) -> peewee.Database:

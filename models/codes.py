@@ -61,6 +61,12 @@ def has_pgvector() -> bool:
     return is_postgresql() and bool(database.execute_sql(sql).fetchone()[0])
 
 
+def pgvector_version() -> str | None:
+    """Return the version of the extension that PostgreSQL has, whether or not `has_pgvector`."""
+    row = database.execute_sql("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+    return None if row is None else str(row[0])
+
+
 def closest(model: str, code: bytes, *, filters: Filters, limit: int) -> list[int]:
     """Return the vectors whose codes differ from this one in the fewest bits, of the documents that pass.
 

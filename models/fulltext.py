@@ -30,12 +30,12 @@ class Filters:
     """What a search is narrowed down to; a document has every label, and one of the types.
 
     Attributes:
-        project_id: The local id.
+        project_ids: The local ids; empty means every project.
         types: Source types: `issue`, `merge_request`, `discussion`; empty means every.
         since_ms: The earliest `updated_at`.
     """
 
-    project_id: int | None = None
+    project_ids: tuple[int, ...] = ()
     types: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     author: str | None = None
@@ -46,8 +46,8 @@ class Filters:
         """Return conditions on the table `documents`, alias d, each with an AND before it, and their values."""
         mark, position = ("%s", "strpos") if is_postgresql() else ("?", "instr")
         found: list[tuple[str, Any]] = []
-        if self.project_id is not None:
-            found.append((f"d.project_id = {mark}", self.project_id))
+        if len(self.project_ids) == 1:
+            found.append((f"d.project_id = {mark}", self.project_ids[0]))
         if self.author is not None:
             found.append((f"d.author = {mark}", self.author))
         if self.state is not None:
@@ -57,11 +57,15 @@ class Filters:
         # A label stands in the JSON list with its quotes, and a quote of its own is escaped there: no other has it.
         found += [(f"{position}(d.labels, {mark}) > 0", json.dumps(label, ensure_ascii=False)) for label in self.labels]
         sql = "".join(f" AND {condition}" for condition, _ in found)
+        values = [value for _, value in found]
+        if len(self.project_ids) > 1:
+            sql += f" AND d.project_id IN ({', '.join([mark] * len(self.project_ids))})"
+            values += self.project_ids
         if self.types:
             # SQLite would take the index of sources for this, and then read every row for its other columns.
             column = "d.source_type" if is_postgresql() else "+d.source_type"
             sql += f" AND {column} IN ({', '.join([mark] * len(self.types))})"
-        return sql, [*(value for _, value in found), *self.types]
+        return sql, [*values, *self.types]
 
 
 def put(document_id: int, title: str, body: str, *, is_new: bool = False) -> None:

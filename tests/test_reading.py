@@ -159,6 +159,20 @@ def test_a_robot_reads_the_same_content_as_it_is(call: Callable[..., Said], line
     assert (said.status, answer["ok"], said.out.count("\n"), said.out.isascii()) == (0, True, 1, True)
 
 
+@pytest.mark.parametrize(
+    "line", ["issues --search 'caf\udce9'", "search --mode text 'caf\udce9'", "timeline 'caf\udce9'"]
+)
+def test_bytes_that_are_no_utf_8_are_looked_for_like_any_text(call: Callable[..., Said], line: str) -> None:
+    assert call(f"lore {line} --robot").status in (0, 5)
+
+
+@pytest.mark.parametrize("line", ["file-history 'caf\udce9.c'", "who 'caf\udce9'"])
+def test_a_name_that_is_no_utf_8_is_a_name_never_seen(call: Callable[..., Said], line: str) -> None:
+    said = call(f"lore {line} --robot")
+
+    assert (said.status, json.loads(said.out)["ok"]) == (5, False)
+
+
 def test_open_opens_an_address_of_ours_and_never_one_that_gitlab_sent(
     call: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:

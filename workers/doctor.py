@@ -203,6 +203,9 @@ def _compared() -> str:
     if codes.has_pgvector():
         return "by pgvector"
     if base.is_postgresql():
+        version = codes.pgvector_version()
+        if version is not None:
+            return f"in this process (pgvector {version} is too old, or its schema is not in the search_path)"
         return "in this process (this database has no pgvector: CREATE EXTENSION vector)"
     return "in this process"
 

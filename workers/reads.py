@@ -89,8 +89,11 @@ class _OfIt:
         table = Discussion
         rows = self._select(table).order_by(table.position).limit(page.limit + 1)
         if page.after is not None:
-            rows = rows.where(table.position > page.after[0])
-        discussions, following = first_of(list(rows), page.limit, lambda row: (row.position,))
+            position, gitlab_id = page.after
+            # Positions are counted anew with each fetch, so where that one stands now tells what comes behind it.
+            now = self._select(table).where(table.gitlab_id == gitlab_id).first()
+            rows = rows.where(table.position > (position if now is None else now.position))
+        discussions, following = first_of(list(rows), page.limit, lambda row: (row.position, row.gitlab_id))
         notes: dict[str, list[dict[str, Any]]] = {}
         for note in self._select(Note).order_by(Note.position):
             notes.setdefault(note.discussion_gitlab_id, []).append(_columns(note))

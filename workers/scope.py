@@ -14,6 +14,9 @@ from models.ledger import Project, ProjectPath
 T = TypeVar("T")
 _CHUNK = 200
 _MANY = 1_000
+_NO_PROJECT = 0
+# More do not fit into a number of 64 bits, nor into any id of GitLab's.
+_MOST_DIGITS = 18
 
 
 def projects_of(gitlab_url: str, project: str | None) -> dict[int, str]:
@@ -33,13 +36,20 @@ def projects_of(gitlab_url: str, project: str | None) -> dict[int, str]:
     return {found.project_id: found.path_with_namespace}
 
 
+def searched(gitlab_url: str, project: str | None, projects: Mapping[int, str]) -> tuple[int, ...]:
+    """Return the ids that narrow a search down to what `projects_of` said; none where the mirror holds nothing else."""
+    if project is None and not Project.select().where(Project.gitlab_url != gitlab_url).exists():
+        return ()
+    return tuple(projects) or (_NO_PROJECT,)
+
+
 def find_project(gitlab_url: str, project: str) -> Project | None:
     """Return the project of a path, any it ever had, or of a numeric id; None when the mirror has none."""
     found: Project | None = None
     path = ProjectPath.get_or_none(ProjectPath.gitlab_url == gitlab_url, ProjectPath.path == project)
     if path is not None:
         found = Project.get_by_id(path.project_id)
-    elif project.isdigit():
+    elif project.isascii() and project.isdigit() and len(project) <= _MOST_DIGITS:
         found = Project.get_or_none(Project.gitlab_url == gitlab_url, Project.gitlab_id == int(project))
     return found
 

@@ -15,7 +15,7 @@ from models.base import read
 from models.documents import Document
 from models.fulltext import Filters
 from workers import resources
-from workers.scope import projects_of
+from workers.scope import projects_of, searched
 
 _PAGE: Final = Page(10)
 
@@ -56,10 +56,11 @@ def search(
         raise UsageError("EMPTY_QUERY", "there is nothing to search for in an empty query")
     with read():
         projects = projects_of(gitlab_url, project)
+        project_ids = searched(gitlab_url, project, projects)
         if not Document.select(Document.id).limit(1).tuples().first():
             raise NotFoundError("EMPTY_MIRROR", "the mirror holds no documents yet: fetch something, or build them")
     filters = Filters(
-        project_id=next(iter(projects)) if project is not None else None,
+        project_ids=project_ids,
         types=types,
         labels=labels,
         author=author,
@@ -86,7 +87,7 @@ def search(
     return {
         "query": query,
         "mode": found.mode,
-        "hits": [_hit(one, projects) for one in hits if one.project_id in projects],
+        "hits": [_hit(one, projects) for one in hits],
         "next": following,
         "warnings": warnings,
     }

@@ -19,7 +19,7 @@ from models.content import ENTITY_TABLES, EntityLink, MergeRequest, Note, Resour
 from models.fulltext import Filters
 from models.ledger import Project
 from workers.history import snippet
-from workers.scope import full_ref, is_in, not_in_mirror, projects_of
+from workers.scope import full_ref, is_in, not_in_mirror, projects_of, searched
 
 # So soon after a merge that closes it, an issue was closed by that merge.
 _CLOSED_BY_MERGE_MS = 60_000
@@ -63,8 +63,8 @@ def best_of(gitlab_url: str, project: str | None, query: str) -> list[tuple[str,
     """
     with read():
         projects = projects_of(gitlab_url, project)
+        filters = Filters(project_ids=searched(gitlab_url, project, projects))
     # The words alone: a story is no reason to wait for a model.
-    filters = Filters(project_id=next(iter(projects))) if project is not None else Filters()
     hits = search(query, filters=filters, mode="text", limit=_HITS).hits
     found = dict.fromkeys(
         (projects[hit.project_id], Entity(hit.entity_type, hit.iid))  # type: ignore[arg-type]  # one of the two

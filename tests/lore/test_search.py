@@ -187,7 +187,8 @@ def test_filters_narrow_both_ways_of_searching(project: int) -> None:
         return by_words
 
     assert both() == {issue, thread, second}
-    assert both(project_id=other) == {second}
+    assert both(project_ids=(other,)) == {second}
+    assert both(project_ids=(project, other)) == {issue, thread, second}
     assert both(types=("issue",)) == {issue}
     assert both(types=("issue", "merge_request")) == {issue, second}
     assert both(types=("discussion",)) == {thread}
@@ -197,7 +198,7 @@ def test_filters_narrow_both_ways_of_searching(project: int) -> None:
     assert both(author="olaf") == {thread}
     assert both(state="closed") == {issue, thread}
     assert both(since_ms=2000) == {thread, second}
-    assert both(project_id=project, state="opened") == set()
+    assert both(project_ids=(project,), state="opened") == set()
 
 
 def test_meaning_is_ordered_by_the_whole_vectors_and_fused_with_words(project: int) -> None:
@@ -270,6 +271,20 @@ def test_who_asks_for_many_hits_gets_them(project: int, monkeypatch: pytest.Monk
         embed(document_id, f"tide {number}")
 
     assert len(search("tide", mode="semantic", limit=30, embedder=EMBEDDER).hits) == 30
+
+
+@pytest.mark.parametrize("limit", [1, 9, 20, 30])
+def test_who_asks_for_many_hits_gets_them_though_each_has_many_chunks(
+    project: int, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(searching, "_CANDIDATES", 8)
+    monkeypatch.setattr(searching, "_DEPTH", 4)
+    for number in range(1, 31):
+        [document_id] = add(project, number, f"tide {number}")
+        for chunk in range(5):
+            embed(document_id, f"tide {number} {chunk}")
+
+    assert len(search("tide", mode="semantic", limit=limit, embedder=EMBEDDER).hits) == limit
 
 
 def test_a_process_sees_what_was_embedded_and_deleted_since_its_last_search(project: int) -> None:

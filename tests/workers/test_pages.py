@@ -22,9 +22,11 @@ from support import (
 )
 
 from lore.core import plan
+from lore.core.errors import NotFoundError
 from lore.core.pages import Page, Place, first_of
 from lore.core.plan import Entity
 from models.content import Discussion, Issue, MergeRequest, Note
+from models.documents import Document
 from models.ledger import Project
 from workers import history, lists, people, reads, runs, searching, timeline
 from workers.lists import Filters
@@ -200,3 +202,40 @@ def test_what_is_gone_between_two_pages_takes_no_other_row_along() -> None:
     second = lists.list_entities(GITLAB_URL, PROJECT, "issue", Filters(), sort="iid", page=Page(2, first["next"]))
     assert [row["iid"] for row in second["issues"]] == [4, 3]
     assert (second["total"], second["next"] is not None) == (5, True)
+
+
+def test_a_thread_is_not_passed_over_where_an_earlier_one_was_deleted_on_gitlab(
+    mirror: None, gitlab: FakeGitLab
+) -> None:
+    def threads(page: Page) -> tuple[list[str], Place | None]:
+        shown = reads.show(GITLAB_URL, PROJECT, "issue", 9, page=page)
+        return [one["id"] for one in shown["threads"]], shown["next"]
+
+    whole, _ = threads(Page(10))
+    first, following = threads(Page(2))
+    talk = [discussion_body(100 + n, note_body(100 + n, "same", created_at=SAME)) for n in range(1, 4)]
+    put(gitlab, Entity("issue", 9), {plan.DISCUSSIONS: talk}, created_at=SAME, updated_at=START + 40 * DAY)
+
+    second, _ = threads(Page(2, following))
+
+    assert (first, second) == (whole[:2], whole[2:])
+
+
+@pytest.mark.usefixtures("mirror")
+def test_a_page_of_hits_is_full_where_another_gitlab_is_in_the_mirror_too() -> None:
+    other = Project.create(gitlab_url="http://other.test", gitlab_id=1, path_with_namespace=PROJECT)
+    Document.update(project=other.project_id).where(Document.entity_type == "merge_request").execute()
+
+    shown = searching.search("the", gitlab_url=GITLAB_URL, project=None, mode="text", page=Page(3))
+
+    assert len(shown["hits"]) == 3
+    assert {hit["entity_type"] for hit in shown["hits"]} == {"issue"}
+
+
+@pytest.mark.usefixtures("mirror")
+@pytest.mark.parametrize("number", ["9" * 20, "³", "9" * 5_000])
+def test_a_number_that_no_project_can_have_is_an_unknown_project(number: str) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        lists.list_entities(GITLAB_URL, number, "issue", Filters())
+
+    assert caught.value.code == "UNKNOWN_PROJECT"
