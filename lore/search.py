@@ -210,7 +210,7 @@ def _by_meaning(
         if len(ids) < wanted or len(best) >= max(enough, min(depth, wanted // 4)):
             break
         if wanted >= most:
-            message = f"only the closest {wanted:,} vectors were read; many are of one text, or of older ones: lore embed"
+            message = f"only the closest {wanted:,} vectors were read, many of one text, or of older ones: lore embed"
             warnings.append(Warned("SEARCHED_IN_PART", message))
             break
         wanted = min(wanted * 4, most)
