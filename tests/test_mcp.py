@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from lore.core import plan
 from lore.core.errors import LoreError
 from lore.core.plan import Entity
 from models import base
+from models.ledger import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 READING = {"search", "show", "issues", "mrs", "file_history", "timeline", "who", "stats", "runs"}
@@ -229,6 +232,62 @@ def test_a_submit_that_the_client_gives_up_is_a_cancelled_run(environ: dict[str,
         talk(
             environ | {"LORE_GITLAB_URL": url, "LORE_GITLAB_TOKEN": "glpat-test"}, say, "--allow-submit", mode="legacy"
         )
+
+
+@contextmanager
+def serving_process(environ: dict[str, str], *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Start `lore mcp` and greet it: it knows its signals then."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-P", "-m", "cli", "mcp", *options]
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}
+    with subprocess.Popen(command, env=environ, text=True, start_new_session=True, **pipes) as server:
+        try:
+            say(server, id=1, method="initialize", params=about)
+            assert json.loads(server.stdout.readline())["id"] == 1
+            say(server, method="notifications/initialized")
+            yield server
+        finally:
+            server.kill()
+
+
+def say(server: subprocess.Popen[str], **message: Any) -> None:
+    server.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    server.stdin.flush()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_it_and_its_group_cancels_the_submit_in_flight_and_then_ends_it(
+    environ: dict[str, str], signum: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        lost = {"LORE_GITLAB_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "LORE_GITLAB_TOKEN": "glpat-test"}
+        with serving_process(environ | lost, "--allow-submit") as server:
+            say(server, id=2, method="tools/call", params={"name": "submit", "arguments": {"refs": ["#7"]}})
+            asking, _ = silent.accept()
+            with asking:
+                os.killpg(server.pid, signum)
+
+                assert server.wait(60) == 128 + signum
+                # Standard error is at its end when the last process that holds it is: the child is none of its group.
+                _, complaint = server.communicate(timeout=60)
+
+    base.open_database(environ["LORE_DATABASE_URL"])
+    run = Run.select().order_by(Run.run_id.desc()).first()
+    assert (run.trigger, run.status, complaint) == ("mcp", "cancelled", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_while_the_client_keeps_its_input_open(
+    environ: dict[str, str], signum: signal.Signals
+) -> None:
+    with serving_process(environ) as server:
+        server.send_signal(signum)
+
+        assert server.wait(60) == 128 + signum
+        assert server.communicate() == ("", "")
 
 
 @pytest.mark.slow
