@@ -133,7 +133,10 @@ async def answer_of(
     # In a session of its own, as a signal to our whole group (Ctrl-C, a client that ends us) is for us to pass on: a
     # run ends in order at the first SIGINT, at once at the second, and not at all at SIGTERM.
     command = [*program, *words]
-    child = await anyio.open_process(command, stdin=subprocess.DEVNULL, stderr=None, start_new_session=True)
+    try:
+        child = await anyio.open_process(command, stdin=subprocess.DEVNULL, stderr=None, start_new_session=True)
+    except OSError as error:
+        raise LoreError("INTERNAL", f"lore could not be started: {error.strerror}") from error
     said = bytearray()
     try:
         with anyio.move_on_after(bound_s):

@@ -19,7 +19,9 @@ MOST: Final = 40_000
 # How long a text and a list may be in an answer that is too long, from the first of these that makes it fit.
 _CUTS: Final = ((8_000, 200), (2_000, 50), (500, 20), (120, 5), (30, 1))
 _MOST_CUTS_NAMED: Final = 20
+# How long one value may be, and the UTF-8 of all words together: Linux takes 128 KiB in one word.
 _MOST_WORD: Final = 10_000
+_MOST_WORDS_BYTES: Final = 100_000
 # What the door itself gives to every command that answers with data, or with a list.
 _OF_THE_DOOR: Final = ("limit", "after", "fields")
 
@@ -75,7 +77,12 @@ class Offer:
                 options += texts
             else:
                 options += [f"{param.opts[-1]}={text}" for text in texts]
-        return ["--robot", *self.words, *self.tool.always, *options, "--", *places]
+        line = ["--robot", *self.words, *self.tool.always, *options, "--", *places]
+        if sum(len(word.encode()) for word in line) > _MOST_WORDS_BYTES:
+            raise UsageError(
+                "USAGE", f"{self.tool.name}: all that it is given is at most {_MOST_WORDS_BYTES} bytes", actions=[]
+            )
+        return line
 
     def _texts(self, name: str, param: click.Parameter, value: Any) -> list[str]:
         """Return the words that stand for one argument; none for an empty text, which agents give for nothing."""

@@ -35,7 +35,7 @@ import cli
 from cli import serving, tools
 from cli.tools import offers
 from lore.core import plan
-from lore.core.errors import LoreError
+from lore.core.errors import LoreError, UsageError
 from lore.core.plan import Entity
 from models import base
 from models.ledger import Run
@@ -130,6 +130,7 @@ def test_what_cannot_be_done_is_a_typed_error_of_the_tool(environ: dict[str, str
             ("mrs", {"is_draft": "no"}, "USAGE"),
             ("who", {"name": "a\0b"}, "USAGE"),
             ("who", {"name": "x" * 200_000}, "USAGE"),
+            ("search", {"words": ["x" * 9_000] * 400}, "USAGE"),
             ("submit", {"refs": ["#7"]}, "USAGE"),
             ("rm", {}, "USAGE"),
         ):
@@ -363,6 +364,16 @@ def test_a_value_is_never_an_option_and_a_flag_is_what_it_says() -> None:
     ]
 
 
+@pytest.mark.parametrize("words", [["x" * 9_000] * 12, ["\u6f22" * 9_000] * 4], ids=["many", "wide"])
+def test_a_call_of_more_words_than_a_process_takes_is_a_usage_error(words: list[str]) -> None:
+    search = offers(cli.commands, may_write=False)["search"]
+
+    with pytest.raises(UsageError, match="at most 100000 bytes"):
+        search.command_line({"words": words})
+
+    assert search.command_line({"words": words[1:-1]})[-1] == words[0]
+
+
 def answer(**data: Any) -> dict[str, Any]:
     return {"ok": True, "data": data, "warnings": [], "meta": {"command": "lore x", "next": "c" * 300}}
 
@@ -431,6 +442,18 @@ def test_a_child_that_hangs_or_dies_is_ended_and_said(program: str, code: str) -
         anyio.run(ask)
 
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("program", "words"), [(sys.executable, ["x" * 200_000]), ("/nowhere/to/lore", [])])
+def test_a_child_that_cannot_be_started_is_said_without_a_path(program: str, words: list[str]) -> None:
+    async def ask() -> Any:
+        return await serving.answer_of(words, program=[program], bound_s=1)
+
+    with pytest.raises(LoreError) as caught:
+        anyio.run(ask)
+
+    assert caught.value.code == "INTERNAL"
+    assert "/" not in caught.value.message
 
 
 def test_a_child_that_is_interrupted_may_still_answer_and_reads_no_input() -> None:
