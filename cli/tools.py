@@ -19,7 +19,8 @@ MOST: Final = 40_000
 # How long a text and a list may be in an answer that is too long, from the first of these that makes it fit.
 _CUTS: Final = ((8_000, 200), (2_000, 50), (500, 20), (120, 5), (30, 1))
 _MOST_CUTS_NAMED: Final = 20
-# How long one value may be, and the UTF-8 of all words together: Linux takes 128 KiB in one word.
+# How long one value may be, and the UTF-8 of all words together: Linux takes 128 KiB in one word. `after` names each
+# hit that was shown, so it may be as long as all.
 _MOST_WORD: Final = 10_000
 _MOST_WORDS_BYTES: Final = 100_000
 # What the door itself gives to every command that answers with data, or with a list.
@@ -99,8 +100,9 @@ class Offer:
                 name, "a text or a number, or a list of them" if values is value else "a text or a number"
             )
         texts = [str(one) for one in values]
-        if not all(_can_be_a_word(text) for text in texts):
-            raise self._error(name, f"text of at most {_MOST_WORD} characters, without NUL and lone surrogates")
+        most = _MOST_WORDS_BYTES if name == "after" else _MOST_WORD
+        if not all(len(text) <= most and _can_be_a_word(text) for text in texts):
+            raise self._error(name, f"text of at most {most} characters, without NUL and lone surrogates")
         return texts
 
     def _params(self) -> dict[str, click.Parameter]:
@@ -196,4 +198,4 @@ def _escaped(character: str) -> str:
 
 def _can_be_a_word(text: str) -> bool:
     """Tell whether a process can be given this text."""
-    return len(text) <= _MOST_WORD and not any(one == "\0" or unicodedata.category(one) == "Cs" for one in text)
+    return not any(one == "\0" or unicodedata.category(one) == "Cs" for one in text)

@@ -374,6 +374,15 @@ def test_a_call_of_more_words_than_a_process_takes_is_a_usage_error(words: list[
     assert search.command_line({"words": words[1:-1]})[-1] == words[0]
 
 
+def test_a_cursor_may_be_longer_than_other_values() -> None:
+    search = offers(cli.commands, may_write=False)["search"]
+
+    assert f"--after={'x' * 90_000}" in search.command_line({"words": ["x"], "after": "x" * 90_000})
+    for name, value in {"after": "x" * 100_001, "author": "x" * 10_001}.items():
+        with pytest.raises(UsageError, match=f"{name} is text of at most"):
+            search.command_line({"words": ["x"], name: value})
+
+
 def answer(**data: Any) -> dict[str, Any]:
     return {"ok": True, "data": data, "warnings": [], "meta": {"command": "lore x", "next": "c" * 300}}
 
