@@ -51,8 +51,7 @@ class Offer:
         properties = {}
         for name, param in self._params().items():
             about: dict[str, Any] = {"description": getattr(param, "help", None) or param.metavar or name}
-            default = param.to_info_dict()["default"]
-            if isinstance(default, str | int) and default is not False:
+            if (default := _default_of(param)) is not None:
                 about["default"] = default
             properties[name] = {**value_schema(param), **about}
         required = [name for name, param in self._params().items() if param.required]
@@ -71,7 +70,10 @@ class Offer:
         options: list[str] = []
         places: list[str] = []
         for name, param in params.items():
-            texts = self._texts(name, param, arguments.get(name))
+            value = arguments.get(name)
+            # What a schema announces agents also give, where the command takes it as asked for and refuses it.
+            is_default = value == _default_of(param) and not isinstance(value, bool)
+            texts = [] if is_default else self._texts(name, param, value)
             if isinstance(param, click.Argument):
                 places += texts
             elif isinstance(param, click.Option) and param.is_flag:
@@ -194,6 +196,12 @@ def to_text(answer: Mapping[str, Any]) -> str:
 
 def _escaped(character: str) -> str:
     return f"\\u{ord(character):04x}" if ord(character) < 0x80 else json.dumps(character)[1:-1]
+
+
+def _default_of(param: click.Parameter) -> str | int | None:
+    """Return the default that is worth announcing; None where there is none."""
+    default = param.to_info_dict()["default"]
+    return default if isinstance(default, str | int) and default is not False else None
 
 
 def _can_be_a_word(text: str) -> bool:

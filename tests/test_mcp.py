@@ -102,7 +102,7 @@ def test_an_agent_reads_the_mirror_by_its_tools(environ: dict[str, str], mode: s
             "timeline": {"subject": "#7"},
             "who": {"name": f"~{EVIL}"},
             "stats": {},
-            "runs": {"run_id": "last"},
+            "runs": {"run_id": "last", "limit": 20},
         }
         assert set(calls) == READING
         told = {}
@@ -372,6 +372,19 @@ def test_a_call_of_more_words_than_a_process_takes_is_a_usage_error(words: list[
         search.command_line({"words": words})
 
     assert search.command_line({"words": words[1:-1]})[-1] == words[0]
+
+
+def test_a_default_that_is_given_is_as_if_it_were_not() -> None:
+    offered = offers(cli.commands, may_write=False)
+
+    for offer in offered.values():
+        needed = dict.fromkeys(offer.schema()["required"], "x")
+        announced = {
+            name: about["default"] for name, about in offer.schema()["properties"].items() if "default" in about
+        }
+        assert "limit" in announced
+        assert offer.command_line(needed | announced) == offer.command_line(needed)
+    assert "--limit=21" in offered["runs"].command_line({"run_id": "last", "limit": 21})
 
 
 def test_a_cursor_may_be_longer_than_other_values() -> None:
