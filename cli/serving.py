@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -38,10 +39,11 @@ _READS_S: Final = 60.0
 _WRITES_S: Final = 600.0
 _GRACE_S: Final = 30.0
 _AT_ONCE: Final = 8
+_ENDS_US: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def serve(offers: Mapping[str, Offer]) -> None:
-    """Answer calls of these tools until the client closes our standard input."""
+    """Answer calls of these tools until the client closes our standard input, or a signal ends us."""
     # Where a robot's answer is collected, standard output is not the process's own; the protocol needs that.
     with contextlib.redirect_stdout(sys.__stdout__):
         anyio.run(_serve, offers)
@@ -70,8 +72,25 @@ async def _serve(offers: Mapping[str, Offer]) -> None:
         )
 
     server = Server("lore", version=version(), instructions=_ABOUT, on_list_tools=list_tools, on_call_tool=call_tool)
-    async with stdio_server() as (received, sent):
-        await server.run(received, sent, server.create_initialization_options())
+    with anyio.open_signal_receiver(*_ENDS_US) as signals:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_end_on, signals, group.cancel_scope, slots)
+            async with stdio_server() as (received, sent):
+                await server.run(received, sent, server.create_initialization_options())
+            group.cancel_scope.cancel()
+
+
+async def _end_on(
+    signals: AsyncIterator[signal.Signals], calls: anyio.CancelScope, slots: anyio.CapacityLimiter
+) -> None:
+    """At the first signal cancel all calls, and end this process when each has ended its child."""
+    async for signum in signals:
+        calls.cancel()
+        with anyio.CancelScope(shield=True):
+            for _ in range(_AT_ONCE):
+                await slots.acquire_on_behalf_of(object())
+        # No orderly end: the protocol's reader waits in a thread for as long as the client keeps our input open.
+        os._exit(128 + signum)
 
 
 def _tool(offer: Offer) -> wire.Tool:
@@ -111,7 +130,13 @@ async def answer_of(
     Raises:
         LoreError: It gave no answer.
     """
-    child = await anyio.open_process([*program, *words], stdin=subprocess.DEVNULL, stderr=None)
+    # In a session of its own, as a signal to our whole group (Ctrl-C, a client that ends us) is for us to pass on: a
+    # run ends in order at the first SIGINT, at once at the second, and not at all at SIGTERM.
+    command = [*program, *words]
+    try:
+        child = await anyio.open_process(command, stdin=subprocess.DEVNULL, stderr=None, start_new_session=True)
+    except OSError as error:
+        raise LoreError("INTERNAL", f"lore could not be started: {error.strerror}") from error
     said = bytearray()
     try:
         with anyio.move_on_after(bound_s):

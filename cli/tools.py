@@ -19,7 +19,10 @@ MOST: Final = 40_000
 # How long a text and a list may be in an answer that is too long, from the first of these that makes it fit.
 _CUTS: Final = ((8_000, 200), (2_000, 50), (500, 20), (120, 5), (30, 1))
 _MOST_CUTS_NAMED: Final = 20
+# How long one value may be, and the UTF-8 of all words together: Linux takes 128 KiB in one word. `after` names each
+# hit that was shown, so it may be as long as all.
 _MOST_WORD: Final = 10_000
+_MOST_WORDS_BYTES: Final = 100_000
 # What the door itself gives to every command that answers with data, or with a list.
 _OF_THE_DOOR: Final = ("limit", "after", "fields")
 
@@ -48,8 +51,7 @@ class Offer:
         properties = {}
         for name, param in self._params().items():
             about: dict[str, Any] = {"description": getattr(param, "help", None) or param.metavar or name}
-            default = param.to_info_dict()["default"]
-            if isinstance(default, str | int) and default is not False:
+            if (default := _default_of(param)) is not None:
                 about["default"] = default
             properties[name] = {**value_schema(param), **about}
         required = [name for name, param in self._params().items() if param.required]
@@ -68,14 +70,22 @@ class Offer:
         options: list[str] = []
         places: list[str] = []
         for name, param in params.items():
-            texts = self._texts(name, param, arguments.get(name))
+            value = arguments.get(name)
+            # What a schema announces agents also give, where the command takes it as asked for and refuses it.
+            is_default = value == _default_of(param) and not isinstance(value, bool)
+            texts = [] if is_default else self._texts(name, param, value)
             if isinstance(param, click.Argument):
                 places += texts
             elif isinstance(param, click.Option) and param.is_flag:
                 options += texts
             else:
                 options += [f"{param.opts[-1]}={text}" for text in texts]
-        return ["--robot", *self.words, *self.tool.always, *options, "--", *places]
+        line = ["--robot", *self.words, *self.tool.always, *options, "--", *places]
+        if sum(len(word.encode()) for word in line) > _MOST_WORDS_BYTES:
+            raise UsageError(
+                "USAGE", f"{self.tool.name}: all that it is given is at most {_MOST_WORDS_BYTES} bytes", actions=[]
+            )
+        return line
 
     def _texts(self, name: str, param: click.Parameter, value: Any) -> list[str]:
         """Return the words that stand for one argument; none for an empty text, which agents give for nothing."""
@@ -92,8 +102,9 @@ class Offer:
                 name, "a text or a number, or a list of them" if values is value else "a text or a number"
             )
         texts = [str(one) for one in values]
-        if not all(_can_be_a_word(text) for text in texts):
-            raise self._error(name, f"text of at most {_MOST_WORD} characters, without NUL and lone surrogates")
+        most = _MOST_WORDS_BYTES if name == "after" else _MOST_WORD
+        if not all(len(text) <= most and _can_be_a_word(text) for text in texts):
+            raise self._error(name, f"text of at most {most} characters, without NUL and lone surrogates")
         return texts
 
     def _params(self) -> dict[str, click.Parameter]:
@@ -187,6 +198,12 @@ def _escaped(character: str) -> str:
     return f"\\u{ord(character):04x}" if ord(character) < 0x80 else json.dumps(character)[1:-1]
 
 
+def _default_of(param: click.Parameter) -> str | int | None:
+    """Return the default that is worth announcing; None where there is none."""
+    default = param.to_info_dict()["default"]
+    return default if isinstance(default, str | int) and default is not False else None
+
+
 def _can_be_a_word(text: str) -> bool:
     """Tell whether a process can be given this text."""
-    return len(text) <= _MOST_WORD and not any(one == "\0" or unicodedata.category(one) == "Cs" for one in text)
+    return not any(one == "\0" or unicodedata.category(one) == "Cs" for one in text)

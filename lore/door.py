@@ -154,9 +154,10 @@ def _place_of(cursor: str) -> Place:
 
     try:
         mark, *place = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
-    except (TypeError, ValueError):
-        mark, place = None, []
-    if mark != _mark(tuple(place)):
+        is_ours = mark == _mark(tuple(place))
+    except (RecursionError, TypeError, ValueError):
+        is_ours = False
+    if not is_ours:
         raise click.UsageError("--after takes meta.next of an answer to the same options")
     return tuple(place)
 

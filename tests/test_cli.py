@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -812,7 +813,10 @@ def test_a_list_is_read_page_by_page_and_the_answer_says_how(call: Caller, ledge
     assert pages == [ids[:2], ids[2:4], ids[4:]]
 
 
-@pytest.mark.parametrize("cursor", ["x", "e30=", "\u00e9", "WzEsMl0=", "--after"])
+DEEP = b64encode(b"[" * 30_000).decode()
+
+
+@pytest.mark.parametrize("cursor", ["x", "e30=", "\u00e9", "WzEsMl0=", "--after", pytest.param(DEEP, id="deep")])
 def test_a_cursor_of_something_else_is_refused(call: Caller, ledger: Ledger, cursor: str) -> None:
     answer = call(f"lore sync-runs --after {cursor} --robot")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,10 @@ import cli
 from cli import serving, tools
 from cli.tools import offers
 from lore.core import plan
-from lore.core.errors import LoreError
+from lore.core.errors import LoreError, UsageError
 from lore.core.plan import Entity
 from models import base
+from models.ledger import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 READING = {"search", "show", "issues", "mrs", "file_history", "timeline", "who", "stats", "runs"}
@@ -99,7 +102,7 @@ def test_an_agent_reads_the_mirror_by_its_tools(environ: dict[str, str], mode: s
             "timeline": {"subject": "#7"},
             "who": {"name": f"~{EVIL}"},
             "stats": {},
-            "runs": {"run_id": "last"},
+            "runs": {"run_id": "last", "limit": 20},
         }
         assert set(calls) == READING
         told = {}
@@ -127,6 +130,7 @@ def test_what_cannot_be_done_is_a_typed_error_of_the_tool(environ: dict[str, str
             ("mrs", {"is_draft": "no"}, "USAGE"),
             ("who", {"name": "a\0b"}, "USAGE"),
             ("who", {"name": "x" * 200_000}, "USAGE"),
+            ("search", {"words": ["x" * 9_000] * 400}, "USAGE"),
             ("submit", {"refs": ["#7"]}, "USAGE"),
             ("rm", {}, "USAGE"),
         ):
@@ -231,6 +235,62 @@ def test_a_submit_that_the_client_gives_up_is_a_cancelled_run(environ: dict[str,
         )
 
 
+@contextmanager
+def serving_process(environ: dict[str, str], *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Start `lore mcp` and greet it: it knows its signals then."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-P", "-m", "cli", "mcp", *options]
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}
+    with subprocess.Popen(command, env=environ, text=True, start_new_session=True, **pipes) as server:
+        try:
+            say(server, id=1, method="initialize", params=about)
+            assert json.loads(server.stdout.readline())["id"] == 1
+            say(server, method="notifications/initialized")
+            yield server
+        finally:
+            server.kill()
+
+
+def say(server: subprocess.Popen[str], **message: Any) -> None:
+    server.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    server.stdin.flush()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_it_and_its_group_cancels_the_submit_in_flight_and_then_ends_it(
+    environ: dict[str, str], signum: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        lost = {"LORE_GITLAB_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "LORE_GITLAB_TOKEN": "glpat-test"}
+        with serving_process(environ | lost, "--allow-submit") as server:
+            say(server, id=2, method="tools/call", params={"name": "submit", "arguments": {"refs": ["#7"]}})
+            asking, _ = silent.accept()
+            with asking:
+                os.killpg(server.pid, signum)
+
+                assert server.wait(60) == 128 + signum
+                # Standard error is at its end when the last process that holds it is: the child is none of its group.
+                _, complaint = server.communicate(timeout=60)
+
+    base.open_database(environ["LORE_DATABASE_URL"])
+    run = Run.select().order_by(Run.run_id.desc()).first()
+    assert (run.trigger, run.status, complaint) == ("mcp", "cancelled", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_while_the_client_keeps_its_input_open(
+    environ: dict[str, str], signum: signal.Signals
+) -> None:
+    with serving_process(environ) as server:
+        server.send_signal(signum)
+
+        assert server.wait(60) == 128 + signum
+        assert server.communicate() == ("", "")
+
+
 @pytest.mark.slow
 def test_its_standard_output_carries_the_protocol_and_nothing_else(environ: dict[str, str]) -> None:
     ask = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
@@ -304,6 +364,38 @@ def test_a_value_is_never_an_option_and_a_flag_is_what_it_says() -> None:
     ]
 
 
+@pytest.mark.parametrize("words", [["x" * 9_000] * 12, ["\u6f22" * 9_000] * 4], ids=["many", "wide"])
+def test_a_call_of_more_words_than_a_process_takes_is_a_usage_error(words: list[str]) -> None:
+    search = offers(cli.commands, may_write=False)["search"]
+
+    with pytest.raises(UsageError, match="at most 100000 bytes"):
+        search.command_line({"words": words})
+
+    assert search.command_line({"words": words[1:-1]})[-1] == words[0]
+
+
+def test_a_default_that_is_given_is_as_if_it_were_not() -> None:
+    offered = offers(cli.commands, may_write=False)
+
+    for offer in offered.values():
+        needed = dict.fromkeys(offer.schema()["required"], "x")
+        announced = {
+            name: about["default"] for name, about in offer.schema()["properties"].items() if "default" in about
+        }
+        assert "limit" in announced
+        assert offer.command_line(needed | announced) == offer.command_line(needed)
+    assert "--limit=21" in offered["runs"].command_line({"run_id": "last", "limit": 21})
+
+
+def test_a_cursor_may_be_longer_than_other_values() -> None:
+    search = offers(cli.commands, may_write=False)["search"]
+
+    assert f"--after={'x' * 90_000}" in search.command_line({"words": ["x"], "after": "x" * 90_000})
+    for name, value in {"after": "x" * 100_001, "author": "x" * 10_001}.items():
+        with pytest.raises(UsageError, match=f"{name} is text of at most"):
+            search.command_line({"words": ["x"], name: value})
+
+
 def answer(**data: Any) -> dict[str, Any]:
     return {"ok": True, "data": data, "warnings": [], "meta": {"command": "lore x", "next": "c" * 300}}
 
@@ -372,6 +464,18 @@ def test_a_child_that_hangs_or_dies_is_ended_and_said(program: str, code: str) -
         anyio.run(ask)
 
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("program", "words"), [(sys.executable, ["x" * 200_000]), ("/nowhere/to/lore", [])])
+def test_a_child_that_cannot_be_started_is_said_without_a_path(program: str, words: list[str]) -> None:
+    async def ask() -> Any:
+        return await serving.answer_of(words, program=[program], bound_s=1)
+
+    with pytest.raises(LoreError) as caught:
+        anyio.run(ask)
+
+    assert caught.value.code == "INTERNAL"
+    assert "/" not in caught.value.message
 
 
 def test_a_child_that_is_interrupted_may_still_answer_and_reads_no_input() -> None:
