@@ -113,32 +113,39 @@ def _claim(task_id: int, take: Callable[..., T], *, looks: int) -> T | None:
 
 def _fetch_all(claims: Sequence[Claim]) -> None:
     fetched: list[tuple[Claim, _Fetched]] = []
+    # What is ours still: what was read, and what is to be.
+    live = list(claims)
     renewed = time.monotonic()
-    for position, held in enumerate(claims):
+    for held in claims:
         bind_context(run_id=held.run_id, entity=_entity(held), job=held.job_type)
-        open_claims = claims[position:]
         try:
             if time.monotonic() - renewed > RENEW_EVERY_S:
-                for one in claims:
+                for one in live:
                     _renew(one)
                 renewed = time.monotonic()
             politeness.heed()
             fetched.append((held, _fetch(held)))
         except _ClaimLost:
             log.info("claim_lost", claim_no=held.claim_no)
+            _give_back(live)
             return
         except PassingError as error:
-            _wait_or_fail(held, error)
+            live.remove(held)
+            if not _wait_or_fail(held, error):
+                _give_back(live)
+                return
             if error.code == "GITLAB_RATE_LIMITED":
                 # The host asked everybody to wait.
-                _give_back(open_claims[1:])
+                _give_back(live[len(fetched) :])
                 break
         except BusyError as error:
             log.warning("left_to_the_sweeper", code=error.code, cause=error.message)
-            _give_back(claims)
+            _give_back(live)
             return
         except LoreError as error:
+            live.remove(held)
             _fail(held, error)
+            _give_back(live)
             return
         except Exception as error:
             _fail(held, RefusedError("INTERNAL", f"a bug of ours in {held.job_type}: {type(error).__name__}"))
@@ -347,8 +354,12 @@ _DONE: Final = Prepared(
 )
 
 
-def _wait_or_fail(held: Claim, error: PassingError) -> None:
-    """Write the wait into the row, for a sweeper to send the task again; a wait past the deadline fails at once."""
+def _wait_or_fail(held: Claim, error: PassingError) -> bool:
+    """Write the wait into the row, for a sweeper to send the task again; a wait past the deadline fails at once.
+
+    Returns:
+        Whether the rest of its entity is still to be read.
+    """
     wait_ms = runs.retry_wait_ms(held.tries, error.retry_after_s, jitter=random.random())
     if error.pauses_host:
         # By itself and first: everybody waits for it, whatever became of this run.
@@ -356,7 +367,7 @@ def _wait_or_fail(held: Claim, error: PassingError) -> None:
             pause_host(resources.settings().gitlab_url, wait_ms)
     with write():
         if not moves.lock_run(held.run_id, runs.PREFLIGHT):
-            return
+            return False
         deadline_at = Run.select(Run.deadline_at).where(Run.run_id == held.run_id).scalar()
         next_at = now_ms() + wait_ms
         if deadline_at is None or next_at < deadline_at:
@@ -369,19 +380,21 @@ def _wait_or_fail(held: Claim, error: PassingError) -> None:
                 error_code=error.code,
                 error_message=error.message[:2000],
             ).where(*is_held(held))
-            if waiting.execute():
-                moves.record(
-                    held.run_id,
-                    "fetch_waits",
-                    stage=runs.STAGE_PREFLIGHT,
-                    entity=_entity(held),
-                    job=held.job_type,
-                    code=error.code,
-                    wait_ms=wait_ms,
-                )
-                log.warning("fetch_waits", code=error.code, cause=error.message, wait_ms=wait_ms, tries=held.tries)
-            return
+            if not waiting.execute():
+                return False
+            moves.record(
+                held.run_id,
+                "fetch_waits",
+                stage=runs.STAGE_PREFLIGHT,
+                entity=_entity(held),
+                job=held.job_type,
+                code=error.code,
+                wait_ms=wait_ms,
+            )
+            log.warning("fetch_waits", code=error.code, cause=error.message, wait_ms=wait_ms, tries=held.tries)
+            return True
     _fail(held, error)
+    return False
 
 
 def _fail(held: Claim, error: LoreError) -> None:
@@ -408,7 +421,9 @@ def _fail(held: Claim, error: LoreError) -> None:
 
 
 def _give_back(claims: Sequence[Claim]) -> None:
-    """Make tasks pending again: a busy database is not a lost claim, of which three are poison."""
+    """Make tasks pending again that are still ours: who stops has not lost a claim, of which three are poison."""
+    if not claims:
+        return
     try:
         with write():
             for held in claims:

@@ -428,6 +428,55 @@ def test_who_reads_an_entity_hears_of_a_cancel_between_two_requests(
     assert {task.status for task in tasks_of_first(child)} == {"aborted"}
 
 
+def test_who_has_given_an_endpoint_away_renews_and_reads_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child, tasks = begin(world)
+    slow_down(world, "/discussions", 503, after="60")
+    monkeypatch.setattr(preflight, "RENEW_EVERY_S", -1)
+
+    preflight.sync_fetch.fn(tasks[0].id)
+
+    statuses = {task.job_type: task.status for task in tasks_of_first(child)}
+    assert statuses.pop("discussions") == "pending"
+    assert set(statuses.values()) == {"done"}
+
+
+def test_who_loses_one_claim_of_an_entity_gives_the_others_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    child, tasks = begin(world)
+    monkeypatch.setattr(preflight, "RENEW_EVERY_S", -1)
+
+    def lose(path: str) -> None:
+        if path.endswith("/discussions"):
+            Task.update(status="done").where(Task.id == tasks[-1].id).execute()
+
+    world.before_answer = lose
+
+    preflight.sync_fetch.fn(tasks[0].id)
+
+    assert {(task.status, task.lost_claims) for task in tasks_of_first(child)[:-1]} == {("pending", 0)}
+
+
+def test_who_loses_the_claim_of_an_endpoint_that_must_wait_gives_the_others_back(world: World) -> None:
+    child, tasks = begin(world)
+
+    def lose(path: str) -> httpx.Response | None:
+        if not path.endswith("/discussions"):
+            return None
+        Task.update(claim_no=Task.claim_no + 1).where(Task.id == tasks[1].id).execute()
+        return httpx.Response(503, headers={"Retry-After": "60"})
+
+    world.before_answer = lose
+    asked = len(world.asked)
+
+    preflight.sync_fetch.fn(tasks[0].id)
+
+    statuses = {task.job_type: task.status for task in tasks_of_first(child)}
+    assert len(world.asked) == asked + 2
+    assert statuses.pop("discussions") == "claimed"
+    assert set(statuses.values()) == {"pending"}
+
+
 # --------------------------------------------------------------------------------------- commit in pieces
 
 
