@@ -137,9 +137,10 @@ def claim_entity(task_id: int, *, by: str, lease_ms: int, gitlab_url: str, most:
         if entity is None:
             return []
         named = dict(zip(("run_id", "entity_type", "iid"), entity, strict=True))
-        if not _CLAIM_ENTITY.changed(**named, by=by, lease_ms=lease_ms):
-            return []
-        return [Claim(*row) for row in _ENTITY_CLAIMED.execute(**named, by=by, lease_ms=lease_ms).fetchall()]
+        # One by one: what the same thread still holds of the entity is an older claim, with its own pages.
+        due = [row[0] for row in _DUE_OF_ENTITY.execute(**named).fetchall()]
+        taken = [one for one in due if _CLAIM.changed(task_id=one, by=by, lease_ms=lease_ms)]
+        return [Claim(*_CLAIMED.row(task_id=one, lease_ms=lease_ms)) for one in taken]
 
 
 def _require_room(task_id: int, gitlab_url: str, *, most: int) -> None:
@@ -169,32 +170,38 @@ _IS_FOR_SYNC: Final = Prepared(
 )
 
 
-def _claiming(*which: peewee.Expression) -> peewee.Query:
+def _is_due() -> tuple[peewee.Expression, ...]:
     in_preflight = Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.status == "preflight")
-    return Task.update(
-        status="claimed",
-        claim_no=Task.claim_no + 1,
-        claimed_by=given("by"),
-        claimed_until=moment() + given("lease_ms"),
-        tries=Task.tries + 1,
-    ).where(
-        *which,
+    return (
         Task.status == "pending",
         Task.next_at.is_null() | (Task.next_at <= moment()),
         peewee.fn.EXISTS(in_preflight),
     )
 
 
-def _of_entity() -> tuple[peewee.Expression, ...]:
-    return (
+def _due_of_entity() -> peewee.Query:
+    due = Task.select(Task.id).where(
         Task.scope_run == given("run_id"),
         Task.entity_type == given("entity_type"),
         Task.iid == given("iid"),
+        *_is_due(),
     )
+    due = due.order_by(Task.id)
+    # Whoever ends the entity locks its tasks in an order of its own; what it has locked is not ours to take.
+    return due.for_update("FOR UPDATE", skip_locked=True) if is_postgresql() else due
 
 
-def _claims() -> peewee.Query:
-    return Task.select(
+_CLAIM: Final = Prepared(
+    lambda: Task.update(
+        status="claimed",
+        claim_no=Task.claim_no + 1,
+        claimed_by=given("by"),
+        claimed_until=moment() + given("lease_ms"),
+        tries=Task.tries + 1,
+    ).where(Task.id == given("task_id"), *_is_due())
+)
+_CLAIMED: Final = Prepared(
+    lambda: Task.select(
         Task.id,
         Task.claim_no,
         Task.scope_run,
@@ -204,15 +211,9 @@ def _claims() -> peewee.Query:
         Task.job_type,
         Task.tries,
         Task.claimed_until - given("lease_ms"),
-    )
-
-
-_CLAIM: Final = Prepared(lambda: _claiming(Task.id == given("task_id")))
-_CLAIMED: Final = Prepared(lambda: _claims().where(Task.id == given("task_id")))
-_CLAIM_ENTITY: Final = Prepared(lambda: _claiming(*_of_entity()))
-_ENTITY_CLAIMED: Final = Prepared(
-    lambda: _claims().where(*_of_entity(), Task.status == "claimed", Task.claimed_by == given("by")).order_by(Task.id)
+    ).where(Task.id == given("task_id"))
 )
+_DUE_OF_ENTITY: Final = Prepared(_due_of_entity)
 
 
 def has_room(gitlab_url: str, *, most: int, is_patient: bool) -> bool:

@@ -426,6 +426,9 @@ def _give_back(claims: Sequence[Claim]) -> None:
         return
     try:
         with write():
+            # The run's row first: whoever aborts these tasks holds it, and takes them in another order.
+            if not moves.lock_run(claims[0].run_id, runs.PREFLIGHT):
+                return
             for held in claims:
                 Task.update(
                     status=runs.PENDING,

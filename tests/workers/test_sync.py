@@ -17,11 +17,11 @@ from lore.core import walk
 from lore.core.plan import Entity
 from lore.core.runs import RunOptions
 from models import ingest
-from models.base import read, write
+from models.base import database, read, write
 from models.content import ENTITY_TABLES, Issue
 from models.ledger import Run, RunEntity, RunEvent, SyncDebt
 from models.locks import ProjectLock
-from models.queue import ABOUT_TO_BE_CLAIMED_MS, NoRoom, Task, claim, has_room, note_limits
+from models.queue import ABOUT_TO_BE_CLAIMED_MS, Claim, NoRoom, Task, claim, claim_entity, has_room, note_limits
 from workers import commit, preflight, resources, runs, syncing
 from workers.commit import hand_over
 
@@ -475,6 +475,35 @@ def test_who_loses_the_claim_of_an_endpoint_that_must_wait_gives_the_others_back
     assert len(world.asked) == asked + 2
     assert statuses.pop("discussions") == "claimed"
     assert set(statuses.values()) == {"pending"}
+
+
+def take_all(task: Task) -> list[Claim]:
+    return claim_entity(task.id, by="me", lease_ms=60_000, gitlab_url="http://gitlab.test")
+
+
+def test_what_a_thread_still_holds_of_an_entity_is_not_taken_with_the_rest_of_it(world: World) -> None:
+    _, tasks = begin(world)
+    before = take_all(tasks[0])
+    Task.update(status="pending").where(Task.id.in_([tasks[2].id, tasks[4].id])).execute()
+
+    again = take_all(tasks[0])
+
+    assert [one.task_id for one in before] == [task.id for task in tasks]
+    assert [(one.task_id, one.claim_no) for one in again] == [(tasks[2].id, 2), (tasks[4].id, 2)]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_task_that_somebody_has_locked_is_not_waited_for(world: World) -> None:
+    import psycopg
+
+    _, tasks = begin(world)
+    database.execute_sql("SET lock_timeout = '1s'")
+    with psycopg.connect(database.obj.database) as other:
+        other.execute("SELECT id FROM dependent_queue WHERE id = %s FOR UPDATE", (tasks[1].id,))
+
+        taken = take_all(tasks[0])
+
+    assert [one.task_id for one in taken] == [task.id for task in tasks if task.id != tasks[1].id]
 
 
 # --------------------------------------------------------------------------------------- commit in pieces
