@@ -10,7 +10,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import peewee
@@ -113,39 +113,35 @@ def _claim(task_id: int, take: Callable[..., T], *, looks: int) -> T | None:
 
 def _fetch_all(claims: Sequence[Claim]) -> None:
     fetched: list[tuple[Claim, _Fetched]] = []
-    # What is ours still: what was read, and what is to be.
-    live = list(claims)
-    renewed = time.monotonic()
+    live = _Live(list(claims))
     for held in claims:
         bind_context(run_id=held.run_id, entity=_entity(held), job=held.job_type)
         try:
-            if time.monotonic() - renewed > RENEW_EVERY_S:
-                for one in live:
-                    _renew(one)
-                renewed = time.monotonic()
+            if live.are_due():
+                _renew(held, live)
             politeness.heed()
-            fetched.append((held, _fetch(held)))
+            fetched.append((held, _fetch(held, live)))
         except _ClaimLost:
             log.info("claim_lost", claim_no=held.claim_no)
-            _give_back(live)
+            _give_back(live.claims)
             return
         except PassingError as error:
-            live.remove(held)
+            live.claims.remove(held)
             if not _wait_or_fail(held, error):
-                _give_back(live)
+                _give_back(live.claims)
                 return
             if error.code == "GITLAB_RATE_LIMITED":
                 # The host asked everybody to wait.
-                _give_back(live[len(fetched) :])
+                _give_back(live.claims[len(fetched) :])
                 break
         except BusyError as error:
             log.warning("left_to_the_sweeper", code=error.code, cause=error.message)
-            _give_back(live)
+            _give_back(live.claims)
             return
         except LoreError as error:
-            live.remove(held)
+            live.claims.remove(held)
             _fail(held, error)
-            _give_back(live)
+            _give_back(live.claims)
             return
         except Exception as error:
             _fail(held, RefusedError("INTERNAL", f"a bug of ours in {held.job_type}: {type(error).__name__}"))
@@ -163,6 +159,17 @@ class _ClaimLost(Exception):
 
 
 @dataclass
+class _Live:
+    """The claims of one entity that are ours still: one is being read, the others were or will be."""
+
+    claims: list[Claim]
+    renewed_s: float = field(default_factory=time.monotonic)
+
+    def are_due(self) -> bool:
+        return time.monotonic() - self.renewed_s > RENEW_EVERY_S
+
+
+@dataclass
 class _Fetched:
     """What one endpoint answered; the last page is kept here to be staged with the end of the task."""
 
@@ -175,7 +182,7 @@ class _Fetched:
     ms: int = 0
 
 
-def _fetch(held: Claim) -> _Fetched:
+def _fetch(held: Claim, live: _Live) -> _Fetched:
     with read():
         gitlab_url, gitlab_id, stored = _OF_CLAIM.row(run_id=held.run_id, project_id=held.project_id)
     if gitlab_url != resources.settings().gitlab_url:
@@ -191,10 +198,10 @@ def _fetch(held: Claim) -> _Fetched:
     began = time.monotonic()
     gitlab = resources.gitlab()
     if endpoint.is_list:
-        fetched = _fetch_list(held, gitlab, path, endpoint)
+        fetched = _fetch_list(held, live, gitlab, path, endpoint)
     else:
         known_id = None if options["by_path"] else gitlab_id
-        fetched = _fetch_object(held, gitlab, path, known_id)
+        fetched = _fetch_object(held, live, gitlab, path, known_id)
     fetched.ms = round((time.monotonic() - began) * 1000)
     return fetched
 
@@ -208,14 +215,14 @@ _OF_CLAIM: Final = Prepared(
 )
 
 
-def _fetch_object(held: Claim, gitlab: GitLab, path: str, known_id: int | None) -> _Fetched:
+def _fetch_object(held: Claim, live: _Live, gitlab: GitLab, path: str, known_id: int | None) -> _Fetched:
     observed_at = held.began_at
 
     def restart() -> None:
         nonlocal observed_at
         observed_at = now_ms()
 
-    answer = _patiently(held, lambda: gitlab.read_object(path), again=restart)
+    answer = _patiently(held, live, lambda: gitlab.read_object(path), again=restart)
     fetched = _Fetched(observed_at, (1, answer.body), size_bytes=len(answer.body))
     if held.entity_type == plan.PROJECT:
         project = payloads.decode_project(answer.body)
@@ -228,7 +235,7 @@ def _fetch_object(held: Claim, gitlab: GitLab, path: str, known_id: int | None) 
     return fetched
 
 
-def _fetch_list(held: Claim, gitlab: GitLab, path: str, endpoint: plan.Endpoint) -> _Fetched:
+def _fetch_list(held: Claim, live: _Live, gitlab: GitLab, path: str, endpoint: plan.Endpoint) -> _Fetched:
     observed_at = held.began_at
     waiting: list[tuple[int, bytes]] = []
     is_first = True
@@ -249,18 +256,19 @@ def _fetch_list(held: Claim, gitlab: GitLab, path: str, endpoint: plan.Endpoint)
     def before_request() -> None:
         nonlocal is_first
         if not is_first:
-            _renew(held)
+            _renew(held, live)
         is_first = False
 
     listed = _patiently(
         held,
+        live,
         lambda: gitlab.read_list(path, endpoint, before_request=before_request, keep_page=keep, restart=restart),
         again=restart,
     )
     return _Fetched(observed_at, waiting[0], pages=listed.pages, requests=listed.requests, size_bytes=listed.size_bytes)
 
 
-def _patiently(held: Claim, ask: Callable[[], T], again: Callable[[], None] | None = None) -> T:
+def _patiently(held: Claim, live: _Live, ask: Callable[[], T], again: Callable[[], None] | None = None) -> T:
     """Ask; after an error that can pass, and whose wait is short, ask again within the same claim."""
     tries = held.tries
     while True:
@@ -274,7 +282,7 @@ def _patiently(held: Claim, ask: Callable[[], T], again: Callable[[], None] | No
             _note_cause(held, error)
             time.sleep(wait_ms / 1000)
             tries += 1
-            _renew(held)
+            _renew(held, live)
             if again is not None:
                 again()
 
@@ -285,13 +293,22 @@ def _note_cause(held: Claim, error: PassingError) -> None:
         Task.update(error_code=error.code, error_message=error.message[:2000]).where(*is_held(held)).execute()
 
 
-def _renew(held: Claim) -> None:
-    """Renew the claim before a request, which also tells of a cancel and of a host that asked for a pause."""
-    settings = resources.settings()
+def _renew(held: Claim, live: _Live) -> None:
+    """Renew the claim before a request, which also tells of a cancel and of a host that asked for a pause.
+
+    Now and then those of the entity's other endpoints are renewed as well: a walk may be longer than a lease.
+    """
+    lease_ms = resources.settings().claim_lease_ms
+    are_due = live.are_due()
     with write():
-        if not renew(held, lease_ms=settings.claim_lease_ms):
+        # Of several tasks the run's row first: whoever aborts them holds it, and takes them in another order.
+        if are_due and len(live.claims) > 1 and not moves.lock_run(held.run_id, runs.PREFLIGHT):
+            raise _ClaimLost
+        if not all(renew(one, lease_ms=lease_ms) for one in (live.claims if are_due else [held])):
             raise _ClaimLost
         politeness.heed_in_transaction()
+    if are_due:
+        live.renewed_s = time.monotonic()
 
 
 def _stage(held: Claim, page: int, body: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import dramatiq
 import httpx
+import peewee
 import pytest
 from support import GITLAB_URL, content, drain, next_message, open_tasks, submit, waiting_messages
 from syncing import World, mutate, small_pages, status_of, world_on
@@ -22,7 +23,7 @@ from models.content import ENTITY_TABLES, Issue
 from models.ledger import Run, RunEntity, RunEvent, SyncDebt
 from models.locks import ProjectLock
 from models.queue import ABOUT_TO_BE_CLAIMED_MS, Claim, NoRoom, Task, claim, claim_entity, has_room, note_limits
-from workers import commit, preflight, resources, runs, syncing
+from workers import commit, preflight, resources, runs, syncing, upkeep
 from workers.commit import hand_over
 
 # What no database has a part in is told once.
@@ -475,6 +476,29 @@ def test_who_loses_the_claim_of_an_endpoint_that_must_wait_gives_the_others_back
     assert len(world.asked) == asked + 2
     assert statuses.pop("discussions") == "claimed"
     assert set(statuses.values()) == {"pending"}
+
+
+def test_a_walk_longer_than_a_lease_costs_no_claim_of_its_entity(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lore.gitlab.PER_PAGE", 1)
+    monkeypatch.setattr(preflight, "RENEW_EVERY_S", -1)
+    iid = first_issue(world)
+    world.step(*({"step": "comment", "kind": "issue", "iid": iid, "body": f"said {n}"} for n in range(3)))
+    child, _ = begin(world)
+    mine = (Task.scope_run == child.run_id, Task.entity_type == "issue", Task.iid == iid)
+    pages: list[str] = []
+
+    def take_long(path: str) -> None:
+        if path.endswith("/discussions"):
+            pages.append(path)
+            world.time.pass_ms(resources.settings().claim_lease_ms * 2 // 3)
+            upkeep.sweep()
+
+    world.before_answer = take_long
+
+    preflight.sync_fetch.fn(Task.select(peewee.fn.MIN(Task.id)).where(*mine).scalar())
+
+    assert len(pages) > 2
+    assert {(task.status, task.lost_claims) for task in Task.select().where(*mine)} == {("done", 0)}
 
 
 def take_all(task: Task) -> list[Claim]:
