@@ -219,30 +219,37 @@ _DUE_OF_ENTITY: Final = Prepared(_due_of_entity)
 def has_room(gitlab_url: str, *, most: int, is_patient: bool) -> bool:
     """Tell whether one more request to this host may be in flight, in the caller's transaction.
 
-    Whoever holds live claims makes one request at a time. Of what GitLab says is left, a patient task leaves some to a
-    person's, and it waits while one of those is about to be claimed.
+    Whoever holds live claims makes one request at a time, and one at least for each of them. Of what GitLab says is
+    left, a patient task leaves some to a person's, and it waits while one of those is about to be claimed.
     """
-    claims, planners, remaining, is_somebody_waiting = _ROOM.row(gitlab_url=gitlab_url)
-    live = claims + planners
+    claimers, claims, planners, remaining, is_somebody_waiting = _ROOM.row(gitlab_url=gitlab_url)
     spared = max(1, most // 4) if is_patient else 0
-    if live >= most or (remaining is not None and live + spared >= remaining):
+    if claimers + planners >= most or (remaining is not None and claims + planners + spared >= remaining):
         return False
     return not (is_patient and is_somebody_waiting)
 
 
 def live_claims(gitlab_url: str) -> int:
     """Count who fetches from a host now, in the caller's transaction."""
-    return int(_LIVE_CLAIMS.row(gitlab_url=gitlab_url)[0])
+    return int(_CLAIMERS.row(gitlab_url=gitlab_url)[0])
 
 
 def _of_host() -> peewee.Query:
     return Project.select(Project.project_id).where(Project.gitlab_url == given("gitlab_url"))
 
 
-def _live_claims() -> peewee.Query:
-    return Task.select(peewee.fn.COUNT(Task.claimed_by.distinct())).where(
+def _of_live_claims(counted: peewee.Expression) -> peewee.Query:
+    return Task.select(counted).where(
         Task.status == "claimed", Task.claimed_until > moment(), Task.project.in_(_of_host())
     )
+
+
+def _claimers() -> peewee.Query:
+    return _of_live_claims(peewee.fn.COUNT(Task.claimed_by.distinct()))
+
+
+def _claims() -> peewee.Query:
+    return _of_live_claims(peewee.fn.COUNT(Task.id))
 
 
 def _planners() -> peewee.Query:
@@ -266,10 +273,10 @@ def _somebody_waiting() -> peewee.Query:
     )
 
 
-_LIVE_CLAIMS: Final = Prepared(_live_claims)
+_CLAIMERS: Final = Prepared(_claimers)
 _ROOM: Final = Prepared(
     lambda: peewee.Select(
-        columns=(_live_claims(), _planners(), _remaining(), peewee.fn.EXISTS(_somebody_waiting()))
+        columns=(_claimers(), _claims(), _planners(), _remaining(), peewee.fn.EXISTS(_somebody_waiting()))
     ).bind(database)
 )
 

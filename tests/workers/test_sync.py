@@ -22,7 +22,17 @@ from models.base import database, read, write
 from models.content import ENTITY_TABLES, Issue
 from models.ledger import Run, RunEntity, RunEvent, SyncDebt
 from models.locks import ProjectLock
-from models.queue import ABOUT_TO_BE_CLAIMED_MS, Claim, NoRoom, Task, claim, claim_entity, has_room, note_limits
+from models.queue import (
+    ABOUT_TO_BE_CLAIMED_MS,
+    Claim,
+    GitLabHost,
+    NoRoom,
+    Task,
+    claim,
+    claim_entity,
+    has_room,
+    note_limits,
+)
 from workers import commit, preflight, resources, runs, syncing, upkeep
 from workers.commit import hand_over
 
@@ -901,6 +911,24 @@ def test_what_gitlab_says_is_left_is_never_used_up(gitlab: Any) -> None:
     nothing = room()
 
     assert (plenty, little, nothing) == ((True, True), (True, False), (False, False))
+
+
+def test_what_gitlab_says_is_left_is_kept_for_every_claimed_task_and_places_for_whoever_holds_them(
+    gitlab: Any,
+) -> None:
+    submit(Entity("issue", 1))
+    drain(only={"preflight"})
+    Task.update(status="claimed", claimed_until=2**60, claimed_by="one thread", sent_at=None).execute()
+    count = Task.select().count()
+
+    def room(remaining: int) -> bool:
+        with write():
+            GitLabHost.delete().execute()
+            note_limits(GITLAB_URL, remaining, 60_000)
+            return has_room(GITLAB_URL, most=2, is_patient=False)
+
+    assert count > 2
+    assert (room(count), room(count + 1)) == (False, True)
 
 
 def test_a_commit_waiting_for_the_lock_is_sent_before_an_older_one_of_a_sync(world: World) -> None:
