@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -586,6 +587,52 @@ def test_a_child_steps_aside_between_two_entities_when_a_person_waits_for_the_lo
     assert (
         counts["ok"] + counts["skipped_stale"] == counts["total"] == counts["dirty_sources"] + counts["skipped_stale"]
     )
+
+
+def test_a_child_that_has_stepped_aside_waits_without_a_deadline_and_is_nobodys_orphan(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = committing_child(world, RunOptions(docs=False, embed=False))
+    world.time.pass_ms(resources.settings().lock_lease_ms + 1)
+    Run.update(stage_at=world.time.now_ms).where(Run.run_id != child.run_id).execute()
+    runs.submit(
+        gitlab_url="http://gitlab.test",
+        project=world.project,
+        entities=[Entity("issue", first_issue(world))],
+        options=RunOptions(docs=False, embed=False),
+    )
+    drain(only={"preflight", "fetch"})
+    monkeypatch.setattr(commit, "PIECE_S", 0)
+    commit.sync_commit.fn(child.run_id)
+    dramatiq.get_broker().flush_all()
+    monkeypatch.setattr(commit.messages, "is_ours", lambda run_id: False)  # another process, without Redis
+
+    assert Run.get_by_id(child.run_id).deadline_at is None
+    assert hand_over(child.project_id) is None
+
+
+def test_a_child_in_pieces_tells_how_long_it_waited_for_the_lock_and_all_it_wrote(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = committing_child(world, RunOptions(docs=False, embed=False))
+    monkeypatch.setattr(commit, "PIECE_S", 0)
+    world.time.move_to(child.stage_at + 5_000)
+    pause_ms = int(commit.PAUSE_S * 1000)
+    real = commit._write_entity
+
+    def write_for_a_second(work: Any, entity: Any) -> None:
+        real(work, entity)
+        world.time.pass_ms(1_000)
+
+    monkeypatch.setattr(commit, "_write_entity", write_for_a_second)
+
+    commit.sync_commit.fn(child.run_id)
+
+    counters = json.loads(Run.get_by_id(child.run_id).counters)
+    pieces = RunEntity.select().where(RunEntity.run == child.run_id).count()
+    assert counters["lock_wait_ms"] == 5_000 + pieces * pause_ms
+    assert counters["rows"]["issues"] == pieces
+    assert counters["rows"]["notes_deleted"] == 0
 
 
 def test_a_child_does_not_step_aside_for_a_run_that_nobody_commits(
