@@ -137,9 +137,10 @@ def claim_entity(task_id: int, *, by: str, lease_ms: int, gitlab_url: str, most:
         if entity is None:
             return []
         named = dict(zip(("run_id", "entity_type", "iid"), entity, strict=True))
-        if not _CLAIM_ENTITY.changed(**named, by=by, lease_ms=lease_ms):
-            return []
-        return [Claim(*row) for row in _ENTITY_CLAIMED.execute(**named, by=by, lease_ms=lease_ms).fetchall()]
+        # One by one: what the same thread still holds of the entity is an older claim, with its own pages.
+        due = [row[0] for row in _DUE_OF_ENTITY.execute(**named).fetchall()]
+        taken = [one for one in due if _CLAIM.changed(task_id=one, by=by, lease_ms=lease_ms)]
+        return [Claim(*_CLAIMED.row(task_id=one, lease_ms=lease_ms)) for one in taken]
 
 
 def _require_room(task_id: int, gitlab_url: str, *, most: int) -> None:
@@ -169,32 +170,38 @@ _IS_FOR_SYNC: Final = Prepared(
 )
 
 
-def _claiming(*which: peewee.Expression) -> peewee.Query:
+def _is_due() -> tuple[peewee.Expression, ...]:
     in_preflight = Run.select(Run.run_id).where(Run.run_id == Task.scope_run, Run.status == "preflight")
-    return Task.update(
-        status="claimed",
-        claim_no=Task.claim_no + 1,
-        claimed_by=given("by"),
-        claimed_until=moment() + given("lease_ms"),
-        tries=Task.tries + 1,
-    ).where(
-        *which,
+    return (
         Task.status == "pending",
         Task.next_at.is_null() | (Task.next_at <= moment()),
         peewee.fn.EXISTS(in_preflight),
     )
 
 
-def _of_entity() -> tuple[peewee.Expression, ...]:
-    return (
+def _due_of_entity() -> peewee.Query:
+    due = Task.select(Task.id).where(
         Task.scope_run == given("run_id"),
         Task.entity_type == given("entity_type"),
         Task.iid == given("iid"),
+        *_is_due(),
     )
+    due = due.order_by(Task.id)
+    # Whoever ends the entity locks its tasks in an order of its own; what it has locked is not ours to take.
+    return due.for_update("FOR UPDATE", skip_locked=True) if is_postgresql() else due
 
 
-def _claims() -> peewee.Query:
-    return Task.select(
+_CLAIM: Final = Prepared(
+    lambda: Task.update(
+        status="claimed",
+        claim_no=Task.claim_no + 1,
+        claimed_by=given("by"),
+        claimed_until=moment() + given("lease_ms"),
+        tries=Task.tries + 1,
+    ).where(Task.id == given("task_id"), *_is_due())
+)
+_CLAIMED: Final = Prepared(
+    lambda: Task.select(
         Task.id,
         Task.claim_no,
         Task.scope_run,
@@ -204,44 +211,45 @@ def _claims() -> peewee.Query:
         Task.job_type,
         Task.tries,
         Task.claimed_until - given("lease_ms"),
-    )
-
-
-_CLAIM: Final = Prepared(lambda: _claiming(Task.id == given("task_id")))
-_CLAIMED: Final = Prepared(lambda: _claims().where(Task.id == given("task_id")))
-_CLAIM_ENTITY: Final = Prepared(lambda: _claiming(*_of_entity()))
-_ENTITY_CLAIMED: Final = Prepared(
-    lambda: _claims().where(*_of_entity(), Task.status == "claimed", Task.claimed_by == given("by")).order_by(Task.id)
+    ).where(Task.id == given("task_id"))
 )
+_DUE_OF_ENTITY: Final = Prepared(_due_of_entity)
 
 
 def has_room(gitlab_url: str, *, most: int, is_patient: bool) -> bool:
     """Tell whether one more request to this host may be in flight, in the caller's transaction.
 
-    Whoever holds live claims makes one request at a time. Of what GitLab says is left, a patient task leaves some to a
-    person's, and it waits while one of those is about to be claimed.
+    Whoever holds live claims makes one request at a time, and one at least for each of them. Of what GitLab says is
+    left, a patient task leaves some to a person's, and it waits while one of those is about to be claimed.
     """
-    claims, planners, remaining, is_somebody_waiting = _ROOM.row(gitlab_url=gitlab_url)
-    live = claims + planners
+    claimers, claims, planners, remaining, is_somebody_waiting = _ROOM.row(gitlab_url=gitlab_url)
     spared = max(1, most // 4) if is_patient else 0
-    if live >= most or (remaining is not None and live + spared >= remaining):
+    if claimers + planners >= most or (remaining is not None and claims + planners + spared >= remaining):
         return False
     return not (is_patient and is_somebody_waiting)
 
 
 def live_claims(gitlab_url: str) -> int:
     """Count who fetches from a host now, in the caller's transaction."""
-    return int(_LIVE_CLAIMS.row(gitlab_url=gitlab_url)[0])
+    return int(_CLAIMERS.row(gitlab_url=gitlab_url)[0])
 
 
 def _of_host() -> peewee.Query:
     return Project.select(Project.project_id).where(Project.gitlab_url == given("gitlab_url"))
 
 
-def _live_claims() -> peewee.Query:
-    return Task.select(peewee.fn.COUNT(Task.claimed_by.distinct())).where(
+def _of_live_claims(counted: peewee.Expression) -> peewee.Query:
+    return Task.select(counted).where(
         Task.status == "claimed", Task.claimed_until > moment(), Task.project.in_(_of_host())
     )
+
+
+def _claimers() -> peewee.Query:
+    return _of_live_claims(peewee.fn.COUNT(Task.claimed_by.distinct()))
+
+
+def _claims() -> peewee.Query:
+    return _of_live_claims(peewee.fn.COUNT(Task.id))
 
 
 def _planners() -> peewee.Query:
@@ -265,10 +273,10 @@ def _somebody_waiting() -> peewee.Query:
     )
 
 
-_LIVE_CLAIMS: Final = Prepared(_live_claims)
+_CLAIMERS: Final = Prepared(_claimers)
 _ROOM: Final = Prepared(
     lambda: peewee.Select(
-        columns=(_live_claims(), _planners(), _remaining(), peewee.fn.EXISTS(_somebody_waiting()))
+        columns=(_claimers(), _claims(), _planners(), _remaining(), peewee.fn.EXISTS(_somebody_waiting()))
     ).bind(database)
 )
 

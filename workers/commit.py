@@ -15,6 +15,7 @@ import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import peewee
 
@@ -177,11 +178,11 @@ def _write(work: _Work) -> bool:
         work.next_status = runs.status_after(runs.COMMITTING, moves.options_of(run))
         work.is_in_pieces = moves.is_per_entity(work.run_id)
         entities = _unwritten(work.run_id)
+        waited_ms = json.loads(run.counters).get("lock_wait_ms", 0) + work.now - run.stage_at
         if work.is_in_pieces and entities:
             _write_piece(work, entities)
-            moves.count(work.run_id, rows=_rows_so_far(run, work))
+            moves.count(work.run_id, rows=_rows_so_far(run, work), lock_wait_ms=waited_ms)
             return work.has_stepped_aside
-        waited_ms = work.now - run.stage_at
         landing.land(run)
         for entity in entities:
             work.entity = entity
@@ -224,15 +225,13 @@ def _write_piece(work: _Work, entities: list[plan.Entity]) -> None:
         written.append(entity)
     work.entity = None
     landing.pay(work.lease.project_id, written)
-    # It got on: only tries that did not are counted.
-    tries = 1
+    # It got on: only tries that did not are counted, and it waits from here on.
+    changes: dict[str, Any] = {"stage_tries": 1, "deadline_at": clock() + resources.settings().run_deadline_ms}
     if len(written) < len(entities) and _is_a_person_waiting(work.lease.project_id):
         locks.release(work.lease)
         work.has_stepped_aside = True
-        tries = 0
-        Run.update(sent_at=None, sends=0).where(Run.run_id == work.run_id).execute()
-    deadline_at = clock() + resources.settings().run_deadline_ms
-    Run.update(stage_tries=tries, deadline_at=deadline_at).where(Run.run_id == work.run_id).execute()
+        changes = {"stage_tries": 0, "deadline_at": None, "sent_at": None, "sends": 0}
+    Run.update(stage_at=clock(), **changes).where(Run.run_id == work.run_id).execute()
 
 
 def _is_a_person_waiting(project_id: int) -> bool:
@@ -246,7 +245,9 @@ def _is_a_person_waiting(project_id: int) -> bool:
 
 
 def _rows_so_far(run: Run, work: _Work) -> Counter[str]:
-    return Counter(json.loads(run.counters).get("rows", {})) + work.rows
+    rows = Counter(json.loads(run.counters).get("rows", {}))
+    rows.update(work.rows)  # a sum of two counters leaves out what is 0
+    return rows
 
 
 def _write_entity(work: _Work, entity: plan.Entity) -> None:

@@ -46,7 +46,10 @@ def pay(project_id: int, entities: Sequence[Entity]) -> None:
 
 
 def ended(run: Run) -> None:
-    """Count a run that has just ended, if it is a sync's child: what it did not commit is a debt, or not done."""
+    """Count a run that has just ended, if it is a sync's child: what it did not commit is a debt, or not done.
+
+    What it had committed, in pieces, before it ended is neither: only its documents are missing.
+    """
     if run.parent_run_id is None:
         return
     was_committed = run.stage not in (runs.STAGE_PREFLIGHT, runs.STAGE_INGEST) or run.status == runs.SUCCEEDED
@@ -94,7 +97,9 @@ def _lock_cursor(project_id: int, entity_type: str) -> None:
 def _owe(run: Run, *statuses: str) -> None:
     """Write a debt for each entity of the run that has one of these statuses; one tried again waits longer."""
     columns = (RunEntity.entity_type, RunEntity.iid, RunEntity.error_code, RunEntity.error_message)
-    failed = RunEntity.select(*columns).where(RunEntity.run == run.run_id, RunEntity.status.in_(statuses))
+    failed = RunEntity.select(*columns).where(
+        RunEntity.run == run.run_id, RunEntity.status.in_(statuses), RunEntity.stage.not_in(runs.BEHIND_COMMIT)
+    )
     for entity_type, iid, code, message in list(failed.order_by(RunEntity.entity_type, RunEntity.iid).tuples()):
         mine = (SyncDebt.project == run.project_id, SyncDebt.entity_type == entity_type, SyncDebt.iid == iid)
         tries = (SyncDebt.select(SyncDebt.tries).where(*mine).scalar() or 0) + 1

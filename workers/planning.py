@@ -21,7 +21,7 @@ from lore.core.plan import Entity
 from lore.gitlab import Answer, check_project, project_segment
 from lore.logs import bind_context, get_logger
 from models.base import clock, database, now_ms, read, write
-from models.content import ENTITY_TABLES
+from models.content import ENTITY_TABLES, DirtySource
 from models.ledger import Project, Run, RunEntity, SyncCursor, SyncDebt, SyncStep
 from models.queue import pause_host
 from workers import landing, messages, moves, politeness, resources, syncing
@@ -462,7 +462,10 @@ class Planner:
         return rows, answer.next_page
 
     def _current(self, entity_type: plan.EntityType, page: Sequence[walk.Row], ahead_ms: int) -> set[int]:
-        """Return the iids of a page that need no fetch: the mirror's are settled and equal, or they are debts."""
+        """Return the iids of a page that need no fetch: the mirror's are settled and equal, or they are debts.
+
+        What was written of a child that ended between two pieces is fetched again, for its documents.
+        """
         table = ENTITY_TABLES[entity_type]
         iids = [row.iid for row in page]
         columns = (table.iid, table.updated_at, table.observed_at, table.children_observed_at, table.deleted_at)
@@ -483,7 +486,35 @@ class Planner:
                 )
                 .tuples()
             }
-        return owed | {row.iid for row in page if walk.is_current(row, mirror.get(row.iid), ahead_ms=ahead_ms)}
+        cut_short = self._cut_short(entity_type, iids) if self.options["docs"] else set()
+        current = {row.iid for row in page if walk.is_current(row, mirror.get(row.iid), ahead_ms=ahead_ms)}
+        return owed | (current - cut_short)
+
+    def _cut_short(self, entity_type: plan.EntityType, iids: Sequence[int]) -> set[int]:
+        """Return which of these were last written by a child that ended before it could build their documents."""
+        table = ENTITY_TABLES[entity_type]
+        # A dirty row that is older than what was fetched since tells of documents that were due before.
+        is_dirty = DirtySource.select(DirtySource.id).where(
+            DirtySource.source_type == entity_type,
+            DirtySource.source_id == table.id,
+            DirtySource.queued_at >= table.observed_at,
+        )
+        with read():
+            rows = (
+                RunEntity.select(RunEntity.iid)
+                .join(Run, on=(Run.run_id == RunEntity.run))
+                .join(table, on=((table.project == Run.project) & (table.iid == RunEntity.iid)))
+                .where(
+                    Run.project == self.project_id,
+                    Run.status.in_((runs.FAILED, runs.CANCELLED)),
+                    Run.stage == runs.STAGE_INGEST,
+                    RunEntity.entity_type == entity_type,
+                    RunEntity.iid.in_(iids),
+                    RunEntity.stage == runs.STAGE_DOCUMENTS,
+                    peewee.fn.EXISTS(is_dirty),
+                )
+            )
+            return {row[0] for row in rows.tuples()}
 
     # --------------------------------------------------------------------------------- the children
 
@@ -573,7 +604,8 @@ class Planner:
                 message = f"{len(debts)} entities failed and have not landed since: {named}{more}"
                 moves.settle(self.run_id, runs.FAILED, error_code="SYNC_INCOMPLETE", error_message=message)
             elif behind is not None:
-                Run.update(stage=behind.stage).where(Run.run_id == self.run_id).execute()
+                stage = behind.stage if behind.stage in runs.BEHIND_COMMIT else runs.STAGE_DOCUMENTS
+                Run.update(stage=stage).where(Run.run_id == self.run_id).execute()
                 message = f"all content is in the mirror; {behind.run_id}: {behind.error_message}"
                 moves.settle(self.run_id, runs.FAILED, error_code=behind.error_code, error_message=message)
             else:
@@ -584,20 +616,16 @@ class Planner:
 
         That is no debt: the content has landed, and the cursor is past it.
         """
-        failed = Run.select().where(
-            Run.parent_run_id == self.run_id,
-            Run.retry_of.is_null(),
-            Run.status == runs.FAILED,
-            Run.stage.in_(runs.BEHIND_COMMIT),
-        )
-        children = list(failed.order_by(Run.run_id))
-        for child in children:
+        failed = Run.select().where(Run.parent_run_id == self.run_id, Run.retry_of.is_null(), Run.status == runs.FAILED)
+        first = None
+        for child in list(failed.order_by(Run.run_id)):
             left = RunEntity.select().where(
                 RunEntity.run == child.run_id,
                 RunEntity.stage.in_(runs.BEHIND_COMMIT),
                 RunEntity.status.in_((runs.FAILED, runs.ABORTED)),
             )
             for entity in left:
+                first = first or child
                 RunEntity.insert(
                     run=self.run_id,
                     entity_type=entity.entity_type,
@@ -608,7 +636,7 @@ class Planner:
                     error_message=entity.error_message or child.error_message,
                     updated_at=clock(),
                 ).on_conflict_ignore().execute()
-        return children[0] if children else None
+        return first
 
 
 @dataclass

@@ -10,7 +10,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import peewee
@@ -113,32 +113,35 @@ def _claim(task_id: int, take: Callable[..., T], *, looks: int) -> T | None:
 
 def _fetch_all(claims: Sequence[Claim]) -> None:
     fetched: list[tuple[Claim, _Fetched]] = []
-    renewed = time.monotonic()
-    for position, held in enumerate(claims):
+    live = _Live(list(claims))
+    for held in claims:
         bind_context(run_id=held.run_id, entity=_entity(held), job=held.job_type)
-        open_claims = claims[position:]
         try:
-            if time.monotonic() - renewed > RENEW_EVERY_S:
-                for one in claims:
-                    _renew(one)
-                renewed = time.monotonic()
+            if live.are_due():
+                _renew(held, live)
             politeness.heed()
-            fetched.append((held, _fetch(held)))
+            fetched.append((held, _fetch(held, live)))
         except _ClaimLost:
             log.info("claim_lost", claim_no=held.claim_no)
+            _give_back(live.claims)
             return
         except PassingError as error:
-            _wait_or_fail(held, error)
+            live.claims.remove(held)
+            if not _wait_or_fail(held, error):
+                _give_back(live.claims)
+                return
             if error.code == "GITLAB_RATE_LIMITED":
                 # The host asked everybody to wait.
-                _give_back(open_claims[1:])
+                _give_back(live.claims[len(fetched) :])
                 break
         except BusyError as error:
             log.warning("left_to_the_sweeper", code=error.code, cause=error.message)
-            _give_back(claims)
+            _give_back(live.claims)
             return
         except LoreError as error:
+            live.claims.remove(held)
             _fail(held, error)
+            _give_back(live.claims)
             return
         except Exception as error:
             _fail(held, RefusedError("INTERNAL", f"a bug of ours in {held.job_type}: {type(error).__name__}"))
@@ -156,6 +159,17 @@ class _ClaimLost(Exception):
 
 
 @dataclass
+class _Live:
+    """The claims of one entity that are ours still: one is being read, the others were or will be."""
+
+    claims: list[Claim]
+    renewed_s: float = field(default_factory=time.monotonic)
+
+    def are_due(self) -> bool:
+        return time.monotonic() - self.renewed_s > RENEW_EVERY_S
+
+
+@dataclass
 class _Fetched:
     """What one endpoint answered; the last page is kept here to be staged with the end of the task."""
 
@@ -168,7 +182,7 @@ class _Fetched:
     ms: int = 0
 
 
-def _fetch(held: Claim) -> _Fetched:
+def _fetch(held: Claim, live: _Live) -> _Fetched:
     with read():
         gitlab_url, gitlab_id, stored = _OF_CLAIM.row(run_id=held.run_id, project_id=held.project_id)
     if gitlab_url != resources.settings().gitlab_url:
@@ -184,10 +198,10 @@ def _fetch(held: Claim) -> _Fetched:
     began = time.monotonic()
     gitlab = resources.gitlab()
     if endpoint.is_list:
-        fetched = _fetch_list(held, gitlab, path, endpoint)
+        fetched = _fetch_list(held, live, gitlab, path, endpoint)
     else:
         known_id = None if options["by_path"] else gitlab_id
-        fetched = _fetch_object(held, gitlab, path, known_id)
+        fetched = _fetch_object(held, live, gitlab, path, known_id)
     fetched.ms = round((time.monotonic() - began) * 1000)
     return fetched
 
@@ -201,14 +215,14 @@ _OF_CLAIM: Final = Prepared(
 )
 
 
-def _fetch_object(held: Claim, gitlab: GitLab, path: str, known_id: int | None) -> _Fetched:
+def _fetch_object(held: Claim, live: _Live, gitlab: GitLab, path: str, known_id: int | None) -> _Fetched:
     observed_at = held.began_at
 
     def restart() -> None:
         nonlocal observed_at
         observed_at = now_ms()
 
-    answer = _patiently(held, lambda: gitlab.read_object(path), again=restart)
+    answer = _patiently(held, live, lambda: gitlab.read_object(path), again=restart)
     fetched = _Fetched(observed_at, (1, answer.body), size_bytes=len(answer.body))
     if held.entity_type == plan.PROJECT:
         project = payloads.decode_project(answer.body)
@@ -221,7 +235,7 @@ def _fetch_object(held: Claim, gitlab: GitLab, path: str, known_id: int | None) 
     return fetched
 
 
-def _fetch_list(held: Claim, gitlab: GitLab, path: str, endpoint: plan.Endpoint) -> _Fetched:
+def _fetch_list(held: Claim, live: _Live, gitlab: GitLab, path: str, endpoint: plan.Endpoint) -> _Fetched:
     observed_at = held.began_at
     waiting: list[tuple[int, bytes]] = []
     is_first = True
@@ -242,18 +256,19 @@ def _fetch_list(held: Claim, gitlab: GitLab, path: str, endpoint: plan.Endpoint)
     def before_request() -> None:
         nonlocal is_first
         if not is_first:
-            _renew(held)
+            _renew(held, live)
         is_first = False
 
     listed = _patiently(
         held,
+        live,
         lambda: gitlab.read_list(path, endpoint, before_request=before_request, keep_page=keep, restart=restart),
         again=restart,
     )
     return _Fetched(observed_at, waiting[0], pages=listed.pages, requests=listed.requests, size_bytes=listed.size_bytes)
 
 
-def _patiently(held: Claim, ask: Callable[[], T], again: Callable[[], None] | None = None) -> T:
+def _patiently(held: Claim, live: _Live, ask: Callable[[], T], again: Callable[[], None] | None = None) -> T:
     """Ask; after an error that can pass, and whose wait is short, ask again within the same claim."""
     tries = held.tries
     while True:
@@ -267,7 +282,7 @@ def _patiently(held: Claim, ask: Callable[[], T], again: Callable[[], None] | No
             _note_cause(held, error)
             time.sleep(wait_ms / 1000)
             tries += 1
-            _renew(held)
+            _renew(held, live)
             if again is not None:
                 again()
 
@@ -278,13 +293,22 @@ def _note_cause(held: Claim, error: PassingError) -> None:
         Task.update(error_code=error.code, error_message=error.message[:2000]).where(*is_held(held)).execute()
 
 
-def _renew(held: Claim) -> None:
-    """Renew the claim before a request, which also tells of a cancel and of a host that asked for a pause."""
-    settings = resources.settings()
+def _renew(held: Claim, live: _Live) -> None:
+    """Renew the claim before a request, which also tells of a cancel and of a host that asked for a pause.
+
+    Now and then those of the entity's other endpoints are renewed as well: a walk may be longer than a lease.
+    """
+    lease_ms = resources.settings().claim_lease_ms
+    are_due = live.are_due()
     with write():
-        if not renew(held, lease_ms=settings.claim_lease_ms):
+        # Of several tasks the run's row first: whoever aborts them holds it, and takes them in another order.
+        if are_due and len(live.claims) > 1 and not moves.lock_run(held.run_id, runs.PREFLIGHT):
+            raise _ClaimLost
+        if not all(renew(one, lease_ms=lease_ms) for one in (live.claims if are_due else [held])):
             raise _ClaimLost
         politeness.heed_in_transaction()
+    if are_due:
+        live.renewed_s = time.monotonic()
 
 
 def _stage(held: Claim, page: int, body: bytes) -> None:
@@ -347,8 +371,12 @@ _DONE: Final = Prepared(
 )
 
 
-def _wait_or_fail(held: Claim, error: PassingError) -> None:
-    """Write the wait into the row, for a sweeper to send the task again; a wait past the deadline fails at once."""
+def _wait_or_fail(held: Claim, error: PassingError) -> bool:
+    """Write the wait into the row, for a sweeper to send the task again; a wait past the deadline fails at once.
+
+    Returns:
+        Whether the rest of its entity is still to be read.
+    """
     wait_ms = runs.retry_wait_ms(held.tries, error.retry_after_s, jitter=random.random())
     if error.pauses_host:
         # By itself and first: everybody waits for it, whatever became of this run.
@@ -356,7 +384,7 @@ def _wait_or_fail(held: Claim, error: PassingError) -> None:
             pause_host(resources.settings().gitlab_url, wait_ms)
     with write():
         if not moves.lock_run(held.run_id, runs.PREFLIGHT):
-            return
+            return False
         deadline_at = Run.select(Run.deadline_at).where(Run.run_id == held.run_id).scalar()
         next_at = now_ms() + wait_ms
         if deadline_at is None or next_at < deadline_at:
@@ -369,19 +397,21 @@ def _wait_or_fail(held: Claim, error: PassingError) -> None:
                 error_code=error.code,
                 error_message=error.message[:2000],
             ).where(*is_held(held))
-            if waiting.execute():
-                moves.record(
-                    held.run_id,
-                    "fetch_waits",
-                    stage=runs.STAGE_PREFLIGHT,
-                    entity=_entity(held),
-                    job=held.job_type,
-                    code=error.code,
-                    wait_ms=wait_ms,
-                )
-                log.warning("fetch_waits", code=error.code, cause=error.message, wait_ms=wait_ms, tries=held.tries)
-            return
+            if not waiting.execute():
+                return False
+            moves.record(
+                held.run_id,
+                "fetch_waits",
+                stage=runs.STAGE_PREFLIGHT,
+                entity=_entity(held),
+                job=held.job_type,
+                code=error.code,
+                wait_ms=wait_ms,
+            )
+            log.warning("fetch_waits", code=error.code, cause=error.message, wait_ms=wait_ms, tries=held.tries)
+            return True
     _fail(held, error)
+    return False
 
 
 def _fail(held: Claim, error: LoreError) -> None:
@@ -408,9 +438,14 @@ def _fail(held: Claim, error: LoreError) -> None:
 
 
 def _give_back(claims: Sequence[Claim]) -> None:
-    """Make tasks pending again: a busy database is not a lost claim, of which three are poison."""
+    """Make tasks pending again that are still ours: who stops has not lost a claim, of which three are poison."""
+    if not claims:
+        return
     try:
         with write():
+            # The run's row first: whoever aborts these tasks holds it, and takes them in another order.
+            if not moves.lock_run(claims[0].run_id, runs.PREFLIGHT):
+                return
             for held in claims:
                 Task.update(
                     status=runs.PENDING,

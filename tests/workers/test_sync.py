@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Iterator
 from typing import Any
 
 import dramatiq
 import httpx
+import peewee
 import pytest
 from support import GITLAB_URL, content, drain, next_message, open_tasks, submit, waiting_messages
 from syncing import World, mutate, small_pages, status_of, world_on
@@ -17,12 +19,22 @@ from lore.core import walk
 from lore.core.plan import Entity
 from lore.core.runs import RunOptions
 from models import ingest
-from models.base import read, write
+from models.base import database, read, write
 from models.content import ENTITY_TABLES, Issue
 from models.ledger import Run, RunEntity, RunEvent, SyncDebt
 from models.locks import ProjectLock
-from models.queue import ABOUT_TO_BE_CLAIMED_MS, NoRoom, Task, claim, has_room, note_limits
-from workers import commit, preflight, resources, runs, syncing
+from models.queue import (
+    ABOUT_TO_BE_CLAIMED_MS,
+    Claim,
+    GitLabHost,
+    NoRoom,
+    Task,
+    claim,
+    claim_entity,
+    has_room,
+    note_limits,
+)
+from workers import commit, preflight, resources, runs, syncing, upkeep
 from workers.commit import hand_over
 
 # What no database has a part in is told once.
@@ -428,6 +440,107 @@ def test_who_reads_an_entity_hears_of_a_cancel_between_two_requests(
     assert {task.status for task in tasks_of_first(child)} == {"aborted"}
 
 
+def test_who_has_given_an_endpoint_away_renews_and_reads_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child, tasks = begin(world)
+    slow_down(world, "/discussions", 503, after="60")
+    monkeypatch.setattr(preflight, "RENEW_EVERY_S", -1)
+
+    preflight.sync_fetch.fn(tasks[0].id)
+
+    statuses = {task.job_type: task.status for task in tasks_of_first(child)}
+    assert statuses.pop("discussions") == "pending"
+    assert set(statuses.values()) == {"done"}
+
+
+def test_who_loses_one_claim_of_an_entity_gives_the_others_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    child, tasks = begin(world)
+    monkeypatch.setattr(preflight, "RENEW_EVERY_S", -1)
+
+    def lose(path: str) -> None:
+        if path.endswith("/discussions"):
+            Task.update(status="done").where(Task.id == tasks[-1].id).execute()
+
+    world.before_answer = lose
+
+    preflight.sync_fetch.fn(tasks[0].id)
+
+    assert {(task.status, task.lost_claims) for task in tasks_of_first(child)[:-1]} == {("pending", 0)}
+
+
+def test_who_loses_the_claim_of_an_endpoint_that_must_wait_gives_the_others_back(world: World) -> None:
+    child, tasks = begin(world)
+
+    def lose(path: str) -> httpx.Response | None:
+        if not path.endswith("/discussions"):
+            return None
+        Task.update(claim_no=Task.claim_no + 1).where(Task.id == tasks[1].id).execute()
+        return httpx.Response(503, headers={"Retry-After": "60"})
+
+    world.before_answer = lose
+    asked = len(world.asked)
+
+    preflight.sync_fetch.fn(tasks[0].id)
+
+    statuses = {task.job_type: task.status for task in tasks_of_first(child)}
+    assert len(world.asked) == asked + 2
+    assert statuses.pop("discussions") == "claimed"
+    assert set(statuses.values()) == {"pending"}
+
+
+def test_a_walk_longer_than_a_lease_costs_no_claim_of_its_entity(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lore.gitlab.PER_PAGE", 1)
+    monkeypatch.setattr(preflight, "RENEW_EVERY_S", -1)
+    iid = first_issue(world)
+    world.step(*({"step": "comment", "kind": "issue", "iid": iid, "body": f"said {n}"} for n in range(3)))
+    child, _ = begin(world)
+    mine = (Task.scope_run == child.run_id, Task.entity_type == "issue", Task.iid == iid)
+    pages: list[str] = []
+
+    def take_long(path: str) -> None:
+        if path.endswith("/discussions"):
+            pages.append(path)
+            world.time.pass_ms(resources.settings().claim_lease_ms * 2 // 3)
+            upkeep.sweep()
+
+    world.before_answer = take_long
+
+    preflight.sync_fetch.fn(Task.select(peewee.fn.MIN(Task.id)).where(*mine).scalar())
+
+    assert len(pages) > 2
+    assert {(task.status, task.lost_claims) for task in Task.select().where(*mine)} == {("done", 0)}
+
+
+def take_all(task: Task) -> list[Claim]:
+    return claim_entity(task.id, by="me", lease_ms=60_000, gitlab_url="http://gitlab.test")
+
+
+def test_what_a_thread_still_holds_of_an_entity_is_not_taken_with_the_rest_of_it(world: World) -> None:
+    _, tasks = begin(world)
+    before = take_all(tasks[0])
+    Task.update(status="pending").where(Task.id.in_([tasks[2].id, tasks[4].id])).execute()
+
+    again = take_all(tasks[0])
+
+    assert [one.task_id for one in before] == [task.id for task in tasks]
+    assert [(one.task_id, one.claim_no) for one in again] == [(tasks[2].id, 2), (tasks[4].id, 2)]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_task_that_somebody_has_locked_is_not_waited_for(world: World) -> None:
+    import psycopg
+
+    _, tasks = begin(world)
+    database.execute_sql("SET lock_timeout = '1s'")
+    with psycopg.connect(database.obj.database) as other:
+        other.execute("SELECT id FROM dependent_queue WHERE id = %s FOR UPDATE", (tasks[1].id,))
+
+        taken = take_all(tasks[0])
+
+    assert [one.task_id for one in taken] == [task.id for task in tasks if task.id != tasks[1].id]
+
+
 # --------------------------------------------------------------------------------------- commit in pieces
 
 
@@ -474,6 +587,52 @@ def test_a_child_steps_aside_between_two_entities_when_a_person_waits_for_the_lo
     assert (
         counts["ok"] + counts["skipped_stale"] == counts["total"] == counts["dirty_sources"] + counts["skipped_stale"]
     )
+
+
+def test_a_child_that_has_stepped_aside_waits_without_a_deadline_and_is_nobodys_orphan(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = committing_child(world, RunOptions(docs=False, embed=False))
+    world.time.pass_ms(resources.settings().lock_lease_ms + 1)
+    Run.update(stage_at=world.time.now_ms).where(Run.run_id != child.run_id).execute()
+    runs.submit(
+        gitlab_url="http://gitlab.test",
+        project=world.project,
+        entities=[Entity("issue", first_issue(world))],
+        options=RunOptions(docs=False, embed=False),
+    )
+    drain(only={"preflight", "fetch"})
+    monkeypatch.setattr(commit, "PIECE_S", 0)
+    commit.sync_commit.fn(child.run_id)
+    dramatiq.get_broker().flush_all()
+    monkeypatch.setattr(commit.messages, "is_ours", lambda run_id: False)  # another process, without Redis
+
+    assert Run.get_by_id(child.run_id).deadline_at is None
+    assert hand_over(child.project_id) is None
+
+
+def test_a_child_in_pieces_tells_how_long_it_waited_for_the_lock_and_all_it_wrote(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = committing_child(world, RunOptions(docs=False, embed=False))
+    monkeypatch.setattr(commit, "PIECE_S", 0)
+    world.time.move_to(child.stage_at + 5_000)
+    pause_ms = int(commit.PAUSE_S * 1000)
+    real = commit._write_entity
+
+    def write_for_a_second(work: Any, entity: Any) -> None:
+        real(work, entity)
+        world.time.pass_ms(1_000)
+
+    monkeypatch.setattr(commit, "_write_entity", write_for_a_second)
+
+    commit.sync_commit.fn(child.run_id)
+
+    counters = json.loads(Run.get_by_id(child.run_id).counters)
+    pieces = RunEntity.select().where(RunEntity.run == child.run_id).count()
+    assert counters["lock_wait_ms"] == 5_000 + pieces * pause_ms
+    assert counters["rows"]["issues"] == pieces
+    assert counters["rows"]["notes_deleted"] == 0
 
 
 def test_a_child_does_not_step_aside_for_a_run_that_nobody_commits(
@@ -799,6 +958,24 @@ def test_what_gitlab_says_is_left_is_never_used_up(gitlab: Any) -> None:
     nothing = room()
 
     assert (plenty, little, nothing) == ((True, True), (True, False), (False, False))
+
+
+def test_what_gitlab_says_is_left_is_kept_for_every_claimed_task_and_places_for_whoever_holds_them(
+    gitlab: Any,
+) -> None:
+    submit(Entity("issue", 1))
+    drain(only={"preflight"})
+    Task.update(status="claimed", claimed_until=2**60, claimed_by="one thread", sent_at=None).execute()
+    count = Task.select().count()
+
+    def room(remaining: int) -> bool:
+        with write():
+            GitLabHost.delete().execute()
+            note_limits(GITLAB_URL, remaining, 60_000)
+            return has_room(GITLAB_URL, most=2, is_patient=False)
+
+    assert count > 2
+    assert (room(count), room(count + 1)) == (False, True)
 
 
 def test_a_commit_waiting_for_the_lock_is_sent_before_an_older_one_of_a_sync(world: World) -> None:

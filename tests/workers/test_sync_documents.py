@@ -18,8 +18,8 @@ from models import base, fulltext, vectors
 from models import documents as tables
 from models.content import ENTITY_TABLES, DirtySource, Issue
 from models.documents import Document, Embedding
-from models.ledger import Run, RunEntity
-from workers import runs, syncing
+from models.ledger import Run, RunEntity, SyncCursor
+from workers import commit, runs, syncing
 from workers.planning import limit_of_children
 
 EVERYTHING = RunOptions()
@@ -118,6 +118,63 @@ def test_a_child_counts_when_its_content_is_committed_and_the_sync_walks_until_i
     assert Document.select().count() == 0
     world.go_on(run_id)
     assert status_of(run_id) == ("succeeded", None)
+    assert_documents_are_of_the_content()
+
+
+def write_a_piece(world: World, run_id: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, set[int]]:
+    """Let the first child of a sync write its first entity and go away; return it and what it wrote."""
+    drain(only={"plan", "preflight", "sync_fetch"})
+    dramatiq.get_broker().flush_all()
+    child = next(run for run in children(run_id) if run.status == "committing")
+    monkeypatch.setattr(commit, "PIECE_S", 0)
+    lease = commit._take_lock(child.run_id)
+    assert lease is not None
+    assert commit._write(commit._Work(child.run_id, lease)) is False
+    written = RunEntity.select(RunEntity.iid).where(RunEntity.run == child.run_id, RunEntity.stage == "documents")
+    return child, {row.iid for row in written}
+
+
+@pytest.mark.parametrize("code", [None, "DATABASE_BUSY"])
+def test_what_was_written_of_a_child_that_ended_between_two_pieces_gets_its_documents_by_the_next_sync(
+    world: World, monkeypatch: pytest.MonkeyPatch, code: str | None
+) -> None:
+    world.settle()
+    run_id = open_sync(world)
+    child, written = write_a_piece(world, run_id, monkeypatch)
+    if code is None:
+        runs.cancel(run_id)
+    else:
+        with base.write():
+            commit.moves.settle(child.run_id, "failed", error_code=code, error_message="it was")
+        world.go_on(run_id)
+
+    next_one = world.sync(options=EVERYTHING)
+    SyncCursor.update(updated_after=None).execute()  # all of it is listed again
+    last = world.sync(options=EVERYTHING)
+
+    assert len(written) == 1
+    assert world.debts() == []
+    assert_documents_are_of_the_content()
+    assert status_of(next_one) == status_of(last) == ("succeeded", None)
+    assert runs.read_run(last)["counts"]["total"] == 0
+
+
+def test_what_was_written_of_a_child_that_failed_between_two_pieces_is_no_debt_and_its_retry_builds_the_documents(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = open_sync(world)
+    child, written = write_a_piece(world, run_id, monkeypatch)
+    with base.write():
+        commit.moves.settle(child.run_id, "failed", error_code="POISON", error_message="it died")
+    owed = {iid for entity_type, iid, _ in world.debts() if entity_type == "issue"}
+    world.go_on(run_id)
+    named = {(f.iid, f.stage) for f in runs.error_of(run_id).failures}
+
+    world.go_on(runs.retry(run_id).run_id)
+
+    assert owed == {row.iid for row in RunEntity.select().where(RunEntity.run == child.run_id)} - written
+    assert named == {(iid, "preflight") for iid in owed} | {(iid, "documents") for iid in written}
+    assert world.debts() == []
     assert_documents_are_of_the_content()
 
 
