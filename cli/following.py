@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from lore.door import Call
+from lore.door import Call, works_long
 
 if TYPE_CHECKING:
     from lore.settings import Settings
@@ -56,6 +56,7 @@ def do_here(run_id: str, **options: Any) -> bool:
     from lore.core.errors import LoreError
     from workers import embedded, runs
 
+    works_long()
     try:
         with noting_ctrl_c() as was_pressed:
             embedded.run_to_end(run_id, is_interrupted=was_pressed, **options)

@@ -12,7 +12,7 @@ import click
 
 from cli.opening import conflict
 from cli.shapes import ENDED, TEXT, TRUTH, maybe, record, rows
-from lore.door import Call, Door
+from lore.door import Call, Door, works_long
 
 
 @click.command(cls=Door, example="lore worker --queues fetch --processes 2 --threads 16", data=ENDED)
@@ -33,6 +33,7 @@ def worker(call: Call, queues: str, processes: int, threads: int, until_stdin_cl
     settings.require_token()
     from workers.processes import serve
 
+    works_long()
     status = int(
         serve(
             settings,

@@ -10,7 +10,7 @@ import click
 
 from cli.opening import Moment, name_project, open_mirror, open_workers, project_option
 from cli.shapes import FOUND, WHOLE, record
-from lore.door import Call, Door, Tool
+from lore.door import Call, Door, Tool, works_long
 
 _TYPES = {"issue": "issue", "mr": "merge_request", "discussion": "discussion"}
 
@@ -99,6 +99,7 @@ def docs(call: Call) -> None:
     open_workers(call.settings(), needs_token=False)
     from workers import documents
 
+    works_long()
     with _counting(call, "sources") as on_progress:
         done = documents.drain(on_progress=on_progress)
     call.done(done, show=lambda: show_fields(done, title="documents were built" if done["sources"] else "nothing left"))
@@ -118,6 +119,7 @@ def embed(call: Call, rebuild: bool) -> None:
     open_workers(call.settings(), needs_token=False)
     from workers import embed as embedding
 
+    works_long()
     with _counting(call, "documents") as on_progress:
         done = embedding.drain(rebuild=rebuild, on_progress=on_progress)
     call.done(done, show=lambda: show_fields(done, title="embedded" if done["documents"] else "nothing left"))

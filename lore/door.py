@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from lore.settings import Settings
 
 
+# How many new objects make Python look for garbage: of its own accord, and in a short command.
+_USUAL: Final = gc.get_threshold()
+_SELDOM: Final = (100_000, 20)
 # Rows of a list where -n does not say, and the most it may say.
 LISTED = 20
 MOST_LISTED = 10_000
@@ -304,6 +307,11 @@ def _robot_option() -> click.Option:
     )
 
 
+def works_long() -> None:
+    """Look for garbage as often as usual from now on: an error of a request holds the megabytes it was about."""
+    gc.set_threshold(*_USUAL)
+
+
 def run(command: click.Command, prog: str, argv: Sequence[str] | None = None) -> int:
     """Call a command, print its one answer, and return its exit status.
 
@@ -314,7 +322,7 @@ def run(command: click.Command, prog: str, argv: Sequence[str] | None = None) ->
     """
     # Modules are loaded object by object, and none of it is garbage: looking for some every 700 objects took a tenth of
     # a short command.
-    gc.set_threshold(100_000, 20)
+    gc.set_threshold(*_SELDOM)
     # What is no text in UTF-8 is no name of GitLab's either: it is asked for with its odd bytes marked.
     call = Call(prog, [os.fsencode(word).decode(errors="replace") for word in (sys.argv[1:] if argv is None else argv)])
     with contextlib.suppress(AttributeError, ValueError):

@@ -30,6 +30,7 @@ from models.content import ENTITY_TABLES, DirtySource
 from models.documents import Document, Embedding, load_source
 from models.ledger import Run, RunDocument, RunEntity, RunSource
 from models.locks import ProjectLock
+from models.prepared import Prepared, given
 from models.queue import Claim, StagedPayload, Task
 from workers import commit, documents, embed, moves, preflight, upkeep
 
@@ -559,13 +560,23 @@ def a_claim_takes_whatever_the_task_is_at(patch: pytest.MonkeyPatch) -> None:
 
 def a_task_is_done_by_whoever_says_so(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(preflight, "is_held", lambda held: (Task.id == held.task_id,))
+    whoever = Prepared(
+        lambda: Task.update(
+            status="done",
+            claimed_by=None,
+            claimed_until=None,
+            observed_at=given("observed_at"),
+            found_project_id=given("found_project_id"),
+        ).where(Task.id == given("task_id"))
+    )
+    patch.setattr(preflight, "_DONE", whoever)
 
 
 def a_fetch_does_not_look_at_its_run(patch: pytest.MonkeyPatch) -> None:
     def lock_run(run_id: str, *statuses: str) -> bool:
         return True
 
-    patch.setattr(preflight, "is_held", lambda held: (Task.id == held.task_id,))
+    a_task_is_done_by_whoever_says_so(patch)
     patch.setattr(moves, "lock_run", lock_run)
 
 
