@@ -486,6 +486,7 @@ def test_a_child_that_is_interrupted_may_still_answer_and_reads_no_input() -> No
     )
 
     async def ask() -> Any:
-        return await serving.answer_of([], program=[sys.executable, "-c", program], bound_s=1)
+        # A bare interpreter is there in 20 ms; on a busy machine a second was too short once.
+        return await serving.answer_of([], program=[sys.executable, "-I", "-S", "-c", program], bound_s=5)
 
     assert anyio.run(ask) == {"ok": False}
