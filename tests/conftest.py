@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from lore.settings import read_settings
 from models import base, schema
 from workers import resources
 from workers.embedded import EmbeddedBroker
+
+# What a shell starts in the background ignores Ctrl-C, and hands that down: a test that presses it would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 dramatiq.set_broker(EmbeddedBroker())
 

@@ -643,6 +643,16 @@ def test_the_first_ctrl_c_in_a_run_of_our_own_is_noted_and_the_second_is_raised(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_ctrl_c_stays_ignored_where_a_shell_has_it_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with noting_ctrl_c() as was_pressed:
+            signal.raise_signal(signal.SIGINT)
+            assert not was_pressed()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.usefixtures("redis")
 def test_a_run_that_goes_on_at_the_timeout_is_14(call: Caller, ledger: Ledger) -> None:
     ledger.ends = False
