@@ -176,10 +176,15 @@ def is_waiting_for_a_lock(process: Process, database_url: str) -> bool:
     # It has opened the file, and SQLite sleeps between its tries.
     files = Path(f"/proc/{process.pid}/fd")
     if files.parent.exists():
-        return any(str(link.resolve()).endswith("lore.db-wal") for link in files.iterdir()) and (
-            process_state(process.pid) == "S"
-        )
+        return any(points_to_the_log(link) for link in files.iterdir()) and process_state(process.pid) == "S"
     return process_state(process.pid).startswith("S")
+
+
+def points_to_the_log(link: Path) -> bool:
+    try:
+        return str(link.readlink()).endswith("lore.db-wal")
+    except FileNotFoundError:  # closed meanwhile
+        return False
 
 
 # --- Ctrl-C
