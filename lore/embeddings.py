@@ -15,7 +15,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from urllib.parse import quote
@@ -144,12 +146,14 @@ def build_embedder(
 
 
 class WordLlama:
-    """WordLlama's token vectors, averaged over a text.
+    """WordLlama's token vectors, averaged over a text; its files are read with the first one.
+
+    Most runs change no text, and so need its name alone.
 
     Source: Miller, L. (2024), https://github.com/dleemiller/WordLlama
 
     Raises:
-        SettingError: EMBEDDER_MISSING.
+        SettingError: EMBEDDER_MISSING; also by what reads its files.
     """
 
     dimensions: Final = 256
@@ -160,34 +164,40 @@ class WordLlama:
     overlap: Final = 24
 
     def __init__(self) -> None:
-        try:
-            folder = _wordllama_folder()
-            self._tokenizer = _tokenizer(folder / "tokenizers" / f"{_WORDLLAMA}_tokenizer_config.json")
-            self._weights = _weights(folder / "weights" / f"{_WORDLLAMA}_{self.dimensions}.safetensors")
-        except (ImportError, OSError, ValueError, KeyError) as error:
-            raise SettingError(
-                "EMBEDDER_MISSING",
-                "LORE_EMBEDDINGS is wordllama, but its package is not installed or not the one that lore knows "
-                f"({type(error).__name__}); install lore anew, or set LORE_EMBEDDINGS to off, ollama or openai",
-            ) from error
-        if self._weights.shape != (self._tokenizer.get_vocab_size(), self.dimensions):
-            raise SettingError("EMBEDDER_MISSING", "the installed wordllama is not the one that lore knows")
+        self._loading = threading.Lock()
+        self._loaded: tuple[tokenizers.Tokenizer, npt.NDArray[np.float16]] | None = None
+        with _missing_unless_known():
+            self._folder = _folder_of("wordllama")
+            _folder_of("tokenizers")
+
+    def _load(self) -> tuple[tokenizers.Tokenizer, npt.NDArray[np.float16]]:
+        """Return the tokenizer, and a vector of each of its tokens."""
+        with self._loading, _missing_unless_known():
+            if self._loaded is None:
+                tokenizer = _tokenizer(self._folder / "tokenizers" / f"{_WORDLLAMA}_tokenizer_config.json")
+                weights = _weights(self._folder / "weights" / f"{_WORDLLAMA}_{self.dimensions}.safetensors")
+                if weights.shape != (tokenizer.get_vocab_size(), self.dimensions):
+                    raise ValueError("its weights are not of its tokens")
+                self._loaded = tokenizer, weights
+            return self._loaded
 
     def split(self, text: str) -> list[str]:
         """See `Embedder.split`."""
+        tokenizer, _ = self._load()
         text = _speakable(text)
-        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        encoded = tokenizer.encode(text, add_special_tokens=False)
         starts = [start for start, _ in encoded.offsets]
         return chunks.split(text, starts, limit=self.limit, overlap=self.overlap)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """See `Embedder.embed`; equal texts have equal vectors, whatever stands beside them."""
         _check_none_is_blank(texts)
+        tokenizer, weights = self._load()
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
         for start in range(0, len(texts), self.batch_size):
             batch = [_speakable(text) for text in texts[start : start + self.batch_size]]
-            for place, encoded in enumerate(self._tokenizer.encode_batch_fast(batch, add_special_tokens=False), start):
-                np.sum(self._weights[encoded.ids], axis=0, dtype=np.float32, out=vectors[place])
+            for place, encoded in enumerate(tokenizer.encode_batch_fast(batch, add_special_tokens=False), start):
+                np.sum(weights[encoded.ids], axis=0, dtype=np.float32, out=vectors[place])
         # The length of a sum is that of the mean: both come out as the same unit vector.
         return _unit(vectors)
 
@@ -416,10 +426,23 @@ def _said(body: bytes) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in words).strip()[:200]
 
 
-def _wordllama_folder() -> Path:
-    found = importlib.util.find_spec("wordllama")
+@contextmanager
+def _missing_unless_known() -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, OSError, ValueError, KeyError) as error:
+        raise SettingError(
+            "EMBEDDER_MISSING",
+            "LORE_EMBEDDINGS is wordllama, but its package is not installed or not the one that lore knows "
+            f"({type(error).__name__}); install lore anew, or set LORE_EMBEDDINGS to off, ollama or openai",
+        ) from error
+
+
+def _folder_of(package: str) -> Path:
+    """Return where an installed package's files are; its code is not run for it."""
+    found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise ModuleNotFoundError("wordllama")
+        raise ModuleNotFoundError(package)
     return Path(found.origin).parent
 
 

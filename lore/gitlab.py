@@ -14,13 +14,13 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, quote, urlsplit
 
-import httpx
 import msgspec
 
 from lore import http
 from lore.core import payloads
 from lore.core.errors import GitLabError, PassingError, RefusedError, SettingError
 from lore.core.plan import PER_PAGE, Endpoint
+from lore.http import httpx
 
 API: Final = "/api/v4"
 MAX_PAGES: Final = 10_000

@@ -21,10 +21,13 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpcore
-import httpx
 import truststore
 
 from lore.core.errors import GitLabError, PassingError, RefusedError, SettingError
+from lore.imports import without
+
+with without("httpx._main"):  # its command line, with click, rich and pygments: a third of its import
+    import httpx as httpx  # noqa: PLC0414  # lore.gitlab has it from here
 
 # Also the only encoding that we decode, as httpx would decode a chunk whole, however far it expands.
 ACCEPT_ENCODING: Final = "gzip"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any, Final, Literal
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Union
 
 from lore.core.errors import LoreError, RunError, SettingError
 from lore.core.refs import ref_of
@@ -82,7 +83,7 @@ def show_run(run: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], *, w
         entities: As `data.entities`.
         with_error: Whether to say why it failed; the command's own error may do so.
     """
-    out = open_console(sys.stdout)
+    out = open_out(sys.stdout)
     counts = run.get("counts") or {}
     said = ", ".join(f"{counts[name]} {name}" for name in _COUNTED if counts.get(name))
     took = f" in {_seconds(run['elapsed_ms'])}" if run.get("elapsed_ms") is not None else ""
@@ -110,7 +111,7 @@ def show_run(run: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], *, w
 
 def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
     """Print one line for each run."""
-    out = open_console(sys.stdout)
+    out = open_out(sys.stdout)
     if not runs:
         print_line(out, "no runs")
     rows = [
@@ -131,7 +132,7 @@ def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
 
 def show_plan(plan: Mapping[str, Any]) -> None:
     """Print what a run would ask GitLab for."""
-    out = open_console(sys.stdout)
+    out = open_out(sys.stdout)
     entities = " ".join(ref_of(entity["entity_type"], entity["iid"]) for entity in plan["entities"])
     print_line(out, f"{plan['project']} on {plan['gitlab_url']}: {entities}")
     print_line(out, "options: " + ", ".join(f"{name}={value}" for name, value in plan["options"].items()))
@@ -147,7 +148,7 @@ def show_entity(shown: Mapping[str, Any]) -> None:
     paged(lambda out: _draw_entity(out, shown))
 
 
-def _draw_entity(out: Console, shown: Mapping[str, Any]) -> None:
+def _draw_entity(out: Out, shown: Mapping[str, Any]) -> None:
     entity = shown["entity"]
     print_line(out, f"{shown.get('ref') or ''} {entity.get('title') or ''}".strip(), "bold")
     long = {"title", "description", "raw"}
@@ -171,7 +172,7 @@ def _draw_entity(out: Console, shown: Mapping[str, Any]) -> None:
 
 def show_checks(checks: Iterable[Mapping[str, Any]]) -> None:
     """Print each check as it comes: ok, or what is wrong and the command that mends it."""
-    out = open_console(sys.stdout)
+    out = open_out(sys.stdout)
     for check in checks:
         mark, style = ("ok", "green") if check["is_ok"] else ("not ok", "red")
         print_line(out, f"{mark:<7} {check['name']}: {check['detail']}", style)
@@ -181,7 +182,7 @@ def show_checks(checks: Iterable[Mapping[str, Any]]) -> None:
 
 def show_fields(fields: Mapping[str, Any], *, title: str) -> None:
     """Print a few values under a title."""
-    out = open_console(sys.stdout)
+    out = open_out(sys.stdout)
     print_line(out, title)
     for name, value in fields.items():
         print_line(out, f"  {name}: {_value(value)}")
@@ -364,7 +365,7 @@ def _shown(character: str, *, keeps_lines: bool) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _show_threads(out: Console, threads: Sequence[Mapping[str, Any]], total: int | None) -> None:
+def _show_threads(out: Out, threads: Sequence[Mapping[str, Any]], total: int | None) -> None:
     if threads:
         of = "" if total in (None, len(threads)) else f" of {total}"
         print_heading(out, f"{len(threads)}{of} threads")
@@ -402,28 +403,46 @@ def _related_words(one: Mapping[str, Any]) -> str:
     return " ".join(str(word) for word in words if word)
 
 
-def print_heading(out: Console, text: str) -> None:
+class Plain:
+    """A stream that nobody looks at: its lines need nothing of rich, which takes longer to load than they to print."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream
+
+    def print(self, line: str = "") -> None:
+        """Print one line."""
+        if self._stream is not None:
+            self._stream.write(f"{line}\n")
+
+
+Out = Union["Console", Plain]
+
+
+def print_heading(out: Out, text: str) -> None:
     """Print an empty line, then one that stands out."""
     out.print()
     print_line(out, text, "bold")
 
 
-def print_block(out: Console, text: str) -> None:
+def print_block(out: Out, text: str) -> None:
     """Print foreign text of several lines."""
     # Each line gets our margin, so that none of them can pass for one of ours.
     for line in visible(text.replace("\r\n", "\n"), keeps_lines=True).split("\n"):
         print_line(out, f"    {line}")
 
 
-def print_line(out: Console, text: object, style: str | None = None) -> None:
+def print_line(out: Out, text: object, style: str | None = None) -> None:
     """Print foreign text as one line."""
+    if isinstance(out, Plain):
+        out.print(visible(text))
+        return
     from rich.text import Text  # noqa: PLC0415  # see watching
 
     # Text and not a str: foreign text may hold rich's own markup. Wrapping is left to the terminal.
     out.print(Text(visible(text), style=style or ""), soft_wrap=True)
 
 
-def print_marked(out: Console, text: str, marks: Sequence[tuple[int, int]]) -> None:
+def print_marked(out: Out, text: str, marks: Sequence[tuple[int, int]]) -> None:
     """Print foreign text as one line, with parts of it marked: bold on a terminal, else between asterisks.
 
     Args:
@@ -431,26 +450,29 @@ def print_marked(out: Console, text: str, marks: Sequence[tuple[int, int]]) -> N
         text: What to print.
         marks: (start, end) in `text`, in order and apart.
     """
-    from rich.text import Text  # noqa: PLC0415  # see watching
-
-    line, end = Text(), 0
+    parts: list[tuple[str, str]] = []
+    end = 0
     for start, stop in marks:
         marked = visible(text[start:stop])
-        line.append(visible(text[end:start]))
-        line.append(marked if out.is_terminal else f"**{marked}**", style="bold")
+        parts += [(visible(text[end:start]), ""), (f"**{marked}**" if isinstance(out, Plain) else marked, "bold")]
         end = stop
-    line.append(visible(text[end:]))
-    out.print(line, soft_wrap=True)
+    parts.append((visible(text[end:]), ""))
+    if isinstance(out, Plain):
+        out.print("".join(part for part, _ in parts))
+        return
+    from rich.text import Text  # noqa: PLC0415  # see watching
+
+    out.print(Text.assemble(*parts), soft_wrap=True)
 
 
-def print_table(out: Console, header: Sequence[str], rows: Sequence[Row], *, style_column: int | None = None) -> None:
+def print_table(out: Out, header: Sequence[str], rows: Sequence[Row], *, style_column: int | None = None) -> None:
     """Print rows: as a table with a header on a terminal, else as aligned plain lines."""
     if not rows:
         return
     cells = [[visible(cell) for cell in row] for row in rows]
     # A column that says nothing is left out.
     kept = [column for column in range(len(header)) if any(row[column] for row in cells)]
-    if not out.is_terminal:
+    if isinstance(out, Plain):
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for row in cells:
             print_line(out, "  ".join(f"{row[column]:<{widths[column]}}" for column in kept).rstrip())
@@ -467,6 +489,17 @@ def print_table(out: Console, header: Sequence[str], rows: Sequence[Row], *, sty
     out.print(table)
 
 
+def open_out(stream: IO[str]) -> Out:
+    """Return what prints to this stream: a console where somebody looks at it, or asks for colours all the same."""
+    # As rich sees it, and it is not loaded to be asked.
+    is_forced = os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE") == "1"
+    if is_forced or is_terminal(stream):
+        console = open_console(stream)
+        if console.is_terminal:
+            return console
+    return Plain(stream)
+
+
 def open_console(stream: IO[str]) -> Console:
     """Return a console that takes no foreign text for markup."""
     from rich.console import Console  # noqa: PLC0415  # see watching
@@ -474,16 +507,16 @@ def open_console(stream: IO[str]) -> Console:
     return Console(file=stream, markup=False, emoji=False, highlight=False)
 
 
-def paged(draw: Callable[[Console], None]) -> None:
+def paged(draw: Callable[[Out], None]) -> None:
     """Print to standard output what `draw` draws; what is longer than the terminal is handed to the user's pager."""
+    out = open_out(sys.stdout)
+    if isinstance(out, Plain):
+        draw(out)
+        return
     from io import StringIO  # noqa: PLC0415  # see watching
 
     from rich.console import Console  # noqa: PLC0415  # see watching
 
-    out = open_console(sys.stdout)
-    if not out.is_terminal:
-        draw(out)
-        return
     drawn = StringIO()
     page = Console(
         file=drawn,

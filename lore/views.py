@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from lore.terminal import STYLES, paged, print_heading, print_line, print_marked, print_table
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from lore.terminal import STYLES, Out, paged, print_heading, print_line, print_marked, print_table
 
 Shown = Mapping[str, Any]
 
@@ -46,7 +43,7 @@ def show_hits(shown: Shown) -> None:
     paged(lambda out: _draw_hits(out, shown))
 
 
-def _draw_hits(out: Console, shown: Shown) -> None:
+def _draw_hits(out: Out, shown: Shown) -> None:
     if not shown["hits"]:
         print_line(out, "nothing found")
     for hit in shown["hits"]:
@@ -62,7 +59,7 @@ def _found_by(why: Mapping[str, float]) -> str:
     return ", ".join(by) + (f" ({why['similarity']:.2f})" if "similarity" in why else "")
 
 
-def _draw_entities(out: Console, shown: Shown) -> None:
+def _draw_entities(out: Out, shown: Shown) -> None:
     listed: Sequence[Shown] = shown["merge_requests"] if "merge_requests" in shown else shown["issues"]
     noun = "merge request" if "merge_requests" in shown else "issue"
     has_one_project = len({one["project"] for one in listed}) < 2
@@ -82,7 +79,7 @@ def _draw_entities(out: Console, shown: Shown) -> None:
     print_table(out, ("ref", "state", "title", "author", "labels", "milestone", "updated"), rows, style_column=1)
 
 
-def _draw_history(out: Console, shown: Shown) -> None:
+def _draw_history(out: Out, shown: Shown) -> None:
     print_line(out, " -> ".join(shown["paths"]), "bold")
     print_line(out, _counted(len(shown["history"]), shown["total"], "merge request"))
     if not any("discussions" in entry for entry in shown["history"]):
@@ -119,7 +116,7 @@ def _file_words(file: Shown) -> str:
     return lines if file["change"] == "changed" else f"{file['change']} {lines}".rstrip()
 
 
-def _draw_timeline(out: Console, shown: Shown) -> None:
+def _draw_timeline(out: Out, shown: Shown) -> None:
     events = shown["events"]
     has_several = len({event["ref"] for event in events}) > 1
     print_line(out, shown["title"] or "", "bold")
@@ -144,7 +141,7 @@ def _event_words(event: Shown) -> str:
     return f"{said} {cause}".strip()
 
 
-def _draw_people(out: Console, shown: Shown) -> None:
+def _draw_people(out: Out, shown: Shown) -> None:
     name = " -> ".join(shown["paths"]) if shown["kind"] == "path" else f"label {shown['name']}"
     print_line(out, name, "bold")
     print_line(out, _counted(len(shown["people"]), shown["total"], "person", "people"))
@@ -161,7 +158,7 @@ def _draw_people(out: Console, shown: Shown) -> None:
     print_table(out, ("who", "by", "last", "such as"), rows)
 
 
-def _draw_stats(out: Console, shown: Shown) -> None:
+def _draw_stats(out: Out, shown: Shown) -> None:
     database = shown["database"]
     print_line(out, f"{shown['gitlab_url']}: {_counted(len(shown['projects']), shown['total'], 'project')}", "bold")
     megabytes = database["size_bytes"] / 1_000_000

@@ -74,7 +74,8 @@ def test_any_text_has_chunks_and_vectors(wordllama: Embedder) -> None:
 def test_a_chunk_of_prose_has_at_most_the_tokens_of_the_limit(wordllama: Any) -> None:
     text = "".join(f"Crew {n} moved the buoy, and wrote it down: berth {n % 7}.\n\n" for n in range(400))
 
-    counts = [len(wordllama._tokenizer.encode(chunk, add_special_tokens=False).ids) for chunk in wordllama.split(text)]
+    tokenizer, _ = wordllama._load()
+    counts = [len(tokenizer.encode(chunk, add_special_tokens=False).ids) for chunk in wordllama.split(text)]
 
     # The first word of a chunk can be another token by itself than it was in the text.
     assert max(counts) <= wordllama.limit + 1
@@ -154,10 +155,28 @@ def test_a_package_whose_files_are_others_is_not_the_one_that_lore_knows(
         if content is not None:
             (folder / "tokenizers/l2_supercat_tokenizer_config.json").write_text(content)
 
-        with pytest.raises(SettingError) as caught:
-            build_embedder("wordllama")
+        built = build_embedder("wordllama")
+        assert built is not None
+        with pytest.raises(SettingError) as split:
+            built.split("it is late")
+        with pytest.raises(SettingError) as embedded:
+            built.embed(["it is late"])
 
-        assert caught.value.code == "EMBEDDER_MISSING"
+        assert split.value.code == embedded.value.code == "EMBEDDER_MISSING"
+
+
+def test_a_process_that_embeds_nothing_reads_no_model(tmp_path: Path) -> None:
+    said = python(
+        "import sys\n"
+        "from lore.embeddings import build_embedder\n"
+        "embedder = build_embedder('wordllama')\n"
+        "print(embedder.model, embedder.dimensions, 'tokenizers' in sys.modules)\n"
+        "embedder.split('now it is needed')\n"
+        "print('tokenizers' in sys.modules)\n",
+        home=tmp_path,
+    )
+
+    assert said.stdout.split() == ["wordllama/l2_supercat-256", "256", "False", "True"]
 
 
 # which embedder
