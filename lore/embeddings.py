@@ -450,9 +450,9 @@ def _tokenizer(path: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer  # noqa: PLC0415  # not there on every platform
 
     # Read here, as the library's own error for a file that is missing is a plain Exception.
-    text = path.read_text("utf-8")
+    text = path.read_bytes()
     try:
-        read = Tokenizer.from_str(text)
+        read = Tokenizer.from_buffer(text)
     except Exception as error:  # the library has no narrower one
         raise ValueError("its tokenizer cannot be read") from error
     read.no_padding()

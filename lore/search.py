@@ -288,12 +288,17 @@ class _Codes:
     def _read(self) -> None:
         for ids, documents, found in codes.read_codes(self._model, after_id=self._last_id, code_bytes=self._code_bytes):
             rows = self._np.frombuffer(found, dtype=self._np.uint8).reshape(-1, self._code_bytes)
-            self.ids = self._np.concatenate([self.ids, _numbers(ids)])
-            self.documents = self._np.concatenate([self.documents, _numbers(documents)])
-            self.codes = self._np.concatenate([self.codes, self._widen(rows)])
+            self.ids = self._joined(self.ids, _numbers(ids))
+            self.documents = self._joined(self.documents, _numbers(documents))
+            self.codes = self._joined(self.codes, self._widen(rows))
             self._last_id = int(self.ids.max())
 
+    def _joined(self, known: Any, new: Any) -> Any:
+        return self._np.concatenate([known, new]) if len(known) else new
+
     def _widen(self, signs: Any) -> Any:
+        if self._code_bytes == self._words * 8:
+            return signs.view(self._np.uint64)
         padded = self._np.zeros((len(signs), self._words * 8), dtype=self._np.uint8)
         padded[:, : self._code_bytes] = signs
         return padded.view(self._np.uint64)

@@ -44,14 +44,15 @@ def read_codes(model: str, *, after_id: int, code_bytes: int) -> Iterator[tuple[
     if is_postgresql():
         columns = "string_agg(id::text, ','), string_agg(document_id::text, ','), string_agg(code, ''::bytea)"
     else:
-        columns = "group_concat(id), group_concat(document_id), group_concat(hex(code), '')"
+        # A cast changes no byte, and only texts are put together.
+        columns = "group_concat(id), group_concat(document_id), CAST(group_concat(CAST(code AS TEXT), '') AS BLOB)"
     sql = f"SELECT max(id), {columns} FROM ({batch}) AS batch"
     while True:
         last, ids, documents, codes = database.execute_sql(sql, (model, after_id, code_bytes)).fetchone()
         if last is None:
             return
         after_id = last
-        yield ids, documents, bytes.fromhex(codes) if isinstance(codes, str) else bytes(codes)
+        yield ids, documents, bytes(codes)
 
 
 def has_pgvector() -> bool:

@@ -121,8 +121,11 @@ def models() -> dict[str, int]:
 
 def has_other_models(model: str) -> bool:
     """Tell whether there are vectors of another model; two looks into an index, however many there are."""
-    first = Embedding.select(peewee.fn.MIN(Embedding.model), peewee.fn.MAX(Embedding.model)).tuples().get()
-    return any(name is not None and name != model for name in first)
+    # Not the least and the greatest at once: for both SQLite looks through all.
+    return any(
+        Embedding.select(Embedding.id).where(beside).limit(1).tuples().first() is not None
+        for beside in (Embedding.model < model, Embedding.model > model)
+    )
 
 
 def delete_models_but(model: str) -> int:

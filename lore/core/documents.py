@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Final
 
 from lore.core.plan import MERGE_REQUEST
@@ -240,17 +241,21 @@ def _date(at_ms: int) -> str:
 def _clean(text: str, limit: int, length: int | None, what: str) -> str:
     """Return text with plain line ends and no control characters, cut to `limit` characters, which it then says."""
     whole = max(length or 0, len(text))
-    kept = _CONTROLS.sub("", text[:limit].replace("\r\n", "\n").replace("\r", "\n")).strip()
+    kept = _controls().sub("", text[:limit].replace("\r\n", "\n").replace("\r", "\n")).strip()
     return kept if whole <= limit else f"{kept}\n[cut: {what} goes on for {whole - limit} characters]"
 
 
 def _one_line(text: str, limit: int) -> str:
-    line = " ".join(_CONTROLS.sub(" ", text[: limit + 1]).split())
+    line = " ".join(_controls().sub(" ", text[: limit + 1]).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# A terminal's colours, every control but tab and line end, and what turns the direction of writing around.
-_CONTROLS: Final = re.compile(
-    "\\x1b\\[[0-9;?]*[A-Za-z]|[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ufeff\\ud800-\\udfff]"
-)
+
+
+@cache  # milliseconds to compile, and a search only needs to know what a document is
+def _controls() -> re.Pattern[str]:
+    """Return a terminal's colours, every control but tab and line end, and what turns the direction of writing."""
+    return re.compile(
+        "\\x1b\\[[0-9;?]*[A-Za-z]|[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ufeff\\ud800-\\udfff]"
+    )

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 # A line of base64 is one word to a computer; nobody types more of it than this.
@@ -95,7 +95,7 @@ def _pieces(run: str) -> Iterator[tuple[object, str]]:
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", run).casefold())
     kept = "".join(c for c in folded if c in _VOICED or unicodedata.category(c) not in ("Mn", "Me", "Cf"))
     folded = unicodedata.normalize("NFC", kept)
-    for found in _WRITING.finditer(folded):
+    for found in _writing().finditer(folded):
         if found["unspaced"]:
             yield _UNSPACED, found["unspaced"]
         elif found["spaced"]:
@@ -132,6 +132,10 @@ _UNSPACED_SCRIPTS: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
     "\u3041-\u3096\u309d-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, han
 )
-_WRITING: Final = re.compile(
-    rf"(?P<unspaced>[{_UNSPACED_SCRIPTS}]+)|(?P<spaced>(?:(?![{_UNSPACED_SCRIPTS}])\w)+)|.", re.DOTALL
-)
+
+
+@cache  # milliseconds to compile, and most queries are ASCII
+def _writing() -> re.Pattern[str]:
+    return re.compile(
+        rf"(?P<unspaced>[{_UNSPACED_SCRIPTS}]+)|(?P<spaced>(?:(?![{_UNSPACED_SCRIPTS}])\w)+)|.", re.DOTALL
+    )
