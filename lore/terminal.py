@@ -410,9 +410,8 @@ class Plain:
         self._stream = stream
 
     def print(self, line: str = "") -> None:
-        """Print one line."""
-        if self._stream is not None:
-            self._stream.write(f"{line}\n")
+        """Print one line, at once: it may be one of a check that is followed through a pipe."""
+        _write(self._stream, line)
 
 
 Out = Union["Console", Plain]

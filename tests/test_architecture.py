@@ -72,6 +72,27 @@ def test_a_search_loads_neither_logs_nor_queue_nor_terminal(tmp_path: Path) -> N
     assert unneeded & set(re.findall(r"'([\w.]+)'", said.stderr)) == set()
 
 
+def test_a_command_on_sqlite_into_a_pipe_loads_no_other_driver_and_nothing_to_paint_with(tmp_path: Path) -> None:
+    code = (
+        "import sys, cli; from lore.door import run; status = run(cli.commands, 'lore', sys.argv[1:]);"
+        "print(status, sorted(sys.modules), file=sys.stderr)"
+    )
+    database = {"LORE_DATABASE_URL": f"sqlite://{tmp_path}/lore.db", "HOME": str(tmp_path), "LORE_ROBOT": "0"}
+    command = [sys.executable, "-c", code, "sync-runs"]
+    for _ in ("makes the tables", "finds them"):
+        said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | database)
+
+    assert (said.stdout, said.stderr[:2]) == ("no runs\n", "0 ")
+    assert {"psycopg", "rich"} & set(re.findall(r"'([\w.]+)'", said.stderr)) == set()
+
+
+def test_an_http_client_is_loaded_without_its_command_line() -> None:
+    code = "import sys, lore.gitlab; print({'click', 'rich', 'pygments', 'httpx._main'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    assert said.strip() == "set()"
+
+
 def test_who_only_sends_imports_no_actor() -> None:
     code = (
         "import sys, workers; from lore.settings import read_settings;"

@@ -93,6 +93,19 @@ def test_on_a_terminal_a_run_has_a_table_of_its_entities(monkeypatch: pytest.Mon
     assert re.search(r"#7 +failed +preflight +GITLAB_NOT_FOUND: \[bold\]x\\x1b\[31m\\n", said)
 
 
+def test_whoever_asks_for_colours_has_them_through_a_pipe_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch, "stderr")
+    show_runs([run_row()])
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    show_runs([run_row()])
+
+    plain_line, *coloured = capsys.readouterr().out.splitlines()
+    assert "\x1b" not in plain_line
+    assert "\x1b[31mfailed" in "".join(coloured)
+
+
 def test_no_runs_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     show_runs([])
 
