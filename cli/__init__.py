@@ -110,6 +110,10 @@ def lore_submit() -> None:
 
 
 def _exit(status: int) -> None:
+    if "models.base" in sys.modules:
+        from models.base import disconnect
+
+        disconnect()  # the last one to leave SQLite clears its log away
     # Python looks for garbage among all objects of all modules before it goes, which took 40 ms of a short command.
     gc.freeze()
     sys.exit(status)

@@ -64,6 +64,15 @@ def test_a_run_without_redis_is_done_by_one_command(environ: dict[str, str]) -> 
     assert "Read tide tables" in shown.stdout
 
 
+def test_who_leaves_sqlite_last_clears_its_log_away(environ: dict[str, str], tmp_path: Path) -> None:
+    environ["LORE_DATABASE_URL"] = f"sqlite://{tmp_path}/own.db"
+
+    for line in ("sync-runs", "submit --mr 12", "show !12", "submit --mr 999999"):
+        lore(environ, *line.split())
+
+        assert {path.name for path in tmp_path.glob("own.db*")} == {"own.db", "own.db.lock"}, line
+
+
 def test_one_404_exits_10_and_names_that_one_failure(environ: dict[str, str], demo: Any) -> None:
     status, answer = robot(environ, "submit", "--issue", "7", "--issue", "999999")
 
