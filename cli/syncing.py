@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lore.core.errors import LoreError
     from lore.settings import Settings
 
+# How long a sync is waited for until its workers are looked for again.
+_LOOK_FOR_WORKERS_S = 10.0
 # What is said of an entity by name has no meaning for all of them.
 _ONLY_NAMED = ("preflight_only", "dry_run", "timeout")
 
@@ -101,33 +103,69 @@ def _carry_on(
     from workers import syncing
 
     run_id = opened.run_id
-    if not opened.is_new and (not settings.is_embedded or syncing.is_worked_on(run_id)):
+    nobody = None if settings.is_embedded else _nobody(runs, run_id)
+    if not opened.is_new and (syncing.is_worked_on(run_id) if settings.is_embedded or nobody else True):
         # It does what we would do: to run beside it would only ask for everything twice.
         if not quiet:
             call.warn("SYNC_ACTIVE", f"a sync of {opened.project} is under way already: {run_id}")
         return None
-    if settings.is_embedded and not will_wait:
-        call.warn("LEFT_QUEUED", f"sync {run_id} is queued; a worker does it: lore worker")
-        return None
-    if not settings.is_embedded:
-        if not opened.is_sent:
-            call.warn("BROKER_UNREACHABLE", f"Redis does not answer: sync {run_id} stays queued, to be sent later")
-        elif not runs.has_live_worker(for_sync=True):
-            call.warn("NO_LIVE_WORKER", f"no worker is alive to take sync {run_id}; start one: lore worker")
-        if not will_wait:
-            return None
-    is_left = False
-    with _progress(call, run_id, is_quiet=quiet) as on_change:
+    if will_wait and nobody is not None:
+        return nobody
+    if not will_wait:
         if settings.is_embedded:
-            if not opened.is_new:
-                syncing.adopt(run_id)
-            is_left = not do_here(run_id, threads=settings.gitlab_concurrency, on_change=on_change)
-        else:
-            wait(runs, run_id, timeout_s=None, on_change=on_change)
-    error: LoreError | None = runs.error_of(run_id)
+            call.warn("LEFT_QUEUED", f"sync {run_id} is queued; a worker does it: lore worker")
+        elif nobody is not None:
+            call.warn(nobody.code, nobody.message)
+        return None
+    with _progress(call, run_id, is_quiet=quiet) as on_change:
+        if not settings.is_embedded:
+            return _wait(runs, run_id, on_change) or _error_of(runs, run_id)
+        if not opened.is_new:
+            syncing.adopt(run_id)
+        is_left = not do_here(run_id, threads=settings.gitlab_concurrency, on_change=on_change)
+    error = _error_of(runs, run_id)
     if is_left and error is not None:
         raise error  # Ctrl-C is for all projects that were to come; the next sync goes on where the cursor stands
     return error
+
+
+def _error_of(runs: ModuleType, run_id: str) -> LoreError | None:
+    error: LoreError | None = runs.error_of(run_id)
+    return error
+
+
+def _wait(runs: ModuleType, run_id: str, on_change: Callable[[], None]) -> LoreError | None:
+    """Wait for the end of a sync as long as there is somebody to do it."""
+    from lore.core.errors import RunError
+
+    while True:
+        try:
+            wait(runs, run_id, timeout_s=_LOOK_FOR_WORKERS_S, on_change=on_change)
+        except RunError as error:
+            if error.code != "STILL_RUNNING":
+                raise
+            nobody = _nobody(runs, run_id)
+            if nobody is not None:
+                return nobody
+        else:
+            return None
+
+
+def _nobody(runs: ModuleType, run_id: str) -> LoreError | None:
+    """Return why nobody is there to do a sync; None where somebody is.
+
+    It is not waited for then: whoever runs it from cron would never hear of it.
+    """
+    from lore.core.errors import BrokerError
+    from workers import require_broker
+
+    if runs.has_live_worker(for_sync=True):
+        return None
+    try:
+        require_broker()
+    except BrokerError:
+        return BrokerError("BROKER_UNREACHABLE", f"Redis does not answer: sync {run_id} stays queued, to be sent later")
+    return BrokerError("NO_LIVE_WORKER", f"no worker is alive that takes sync {run_id}, which stays queued")
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ import click
 import dramatiq
 import dramatiq.worker
 import pytest
-from servers import wait_until
+from servers import redis_running, wait_until
 from support import age, drain
 
 import cli
@@ -266,12 +266,21 @@ def damaged(world: World) -> None:
 
 
 def no_redis(world: World) -> None:
-    mine = dramatiq.get_broker()
-    world.stack.callback(dramatiq.set_broker, mine)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    world.set(LORE_REDIS_URL=f"redis://:pw-of-redis@127.0.0.1:{port}/0")
-    broker = build_broker(world.environ["LORE_REDIS_URL"])
+    sending_to(world, f"redis://:pw-of-redis@127.0.0.1:{port}/0")
+
+
+def no_worker(world: World) -> None:
+    world.call("lore cancel last")  # what the call before left queued
+    sending_to(world, world.stack.enter_context(redis_running()).url)
+
+
+def sending_to(world: World, redis_url: str) -> None:
+    mine = dramatiq.get_broker()
+    world.stack.callback(dramatiq.set_broker, mine)
+    world.set(LORE_REDIS_URL=redis_url)
+    broker = build_broker(redis_url)
     world.stack.callback(broker.close)
     dramatiq.set_broker(broker)
 
@@ -423,6 +432,7 @@ MET: dict[str, Met] = {
     "DATABASE_NEWER": Met("lore sync-runs", newer),
     "DATABASE_ERROR": Met("lore sync-runs", damaged),
     "BROKER_UNREACHABLE": Met("lore sweep", no_redis),
+    "NO_LIVE_WORKER": Met("lore sync", no_worker),
     "QUEUE_DEADLINE": Met(FOLLOW, unheard),
     "SURGICAL_PREFLIGHT_FAILED": Met("lore-submit --mr 1 --issue 99999"),
     "SYNC_INCOMPLETE": of_list("lore sync", {"type": "forbidden"}, "/projects/:id/issues/:iid"),

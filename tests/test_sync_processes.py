@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -112,6 +113,47 @@ def test_a_quiet_sync_that_fails_says_one_line_and_a_status(demo: Demo, tmp_path
     assert done.returncode == 4
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
+
+
+def test_a_sync_that_nobody_takes_is_not_waited_for(demo: Demo, database_url: str, tmp_path: Path) -> None:
+    with redis_running() as redis:
+        env = environment(demo, database_url, tmp_path, LORE_REDIS_URL=redis.url)
+
+        first, second = lore(env, "sync", "--quiet"), lore(env, "sync", "--quiet")
+        later = lore(env, "sync", "--no-wait")
+
+    redis_is_down = lore(env, "sync")
+    assert [(status, answer["error"]["code"]) for status, answer in (first, second, redis_is_down)] == [
+        (9, "NO_LIVE_WORKER"),
+        (9, "NO_LIVE_WORKER"),
+        (9, "BROKER_UNREACHABLE"),
+    ]
+    assert (later[0], [one["code"] for one in later[1]["warnings"]]) == (0, ["NO_LIVE_WORKER"])
+    (left,) = lore(env, "sync-runs")[1]["data"]["runs"]
+    assert left["status"] == "queued", "a worker that comes later does it"
+
+
+def test_a_sync_whose_workers_all_died_is_not_waited_for_any_longer(demo: Demo, stage: Stage) -> None:
+    demo.faults([{"match": {"route": "*"}, "when": {"every": 1}, "action": {"type": "latency", "ms": 60_000}}])
+    worker = stage.worker(threads=4)
+    sync = stage.start("sync", LORE_ROBOT="1")
+    wait_until(lambda: demo.stats()["requests"] > 0, "the sync walks")
+
+    worker.kill()
+
+    assert sync.popen.wait(120) == 9
+    assert '"NO_LIVE_WORKER"' in sync.tail()
+
+
+def test_a_sync_that_was_cancelled_names_the_next_sync_as_the_way_on(demo: Demo, tmp_path: Path) -> None:
+    env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path)
+    process = begin(env, demo, requests=20)
+    process.send_signal(signal.SIGINT)
+
+    assert (process.wait(60), b"RUN_CANCELLED" in process.communicate()[1]) == (13, False), "one line for cron"
+    run_id = lore(env, "sync-runs", "--run-id", "last")[1]["data"]["run"]["run_id"]
+    status, answer = lore(env, "sync-runs", "--run-id", run_id, "--retry-failed")
+    assert (status, answer["error"]["code"], answer["error"]["actions"]) == (2, "NOTHING_TO_RETRY", ["lore sync"])
 
 
 def test_a_sync_where_embeddings_are_off_builds_documents_and_is_done(tmp_path: Path) -> None:

@@ -89,6 +89,9 @@ def retry(run_id: str) -> Submitted:
         rows = rows.where(RunEntity.run == run_id)
         ended = [(Entity(entity_type, iid), status, stage) for entity_type, iid, status, stage in rows.tuples()]
         scope = rules.retry_scope((entity, status) for entity, status, _ in ended)
+        if not scope and run.kind != "surgical":
+            message = f"nothing failed in sync {run_id}; where it stopped the next one goes on"
+            raise UsageError("NOTHING_TO_RETRY", message, actions=["lore sync"], run_id=run_id)
         if not scope:
             raise UsageError("NOTHING_TO_RETRY", f"every entity of run {run_id} ended ok or skipped", run_id=run_id)
         asked = json.loads(run.options)["project"]
@@ -308,6 +311,8 @@ def error_of(run_id: str) -> RunError | None:
         exit=rules.exit_of(code, run.stage, failures),
         total=total,
         failures=failures,
+        # What a sync did not come to is no debt: the next one goes on where the cursor stands.
+        actions=None if failures or run.kind == "surgical" else [f"lore sync-runs --run-id {run_id}", "lore sync"],
     )
 
 

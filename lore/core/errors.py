@@ -163,6 +163,9 @@ CODES: dict[str, Code] = {
     "DATABASE_NEWER": Code("the database was written by a newer lore", Exit.DATABASE, ("lore doctor",)),
     "DATABASE_ERROR": Code("the database refused a statement", Exit.DATABASE, ("lore doctor",)),
     "BROKER_UNREACHABLE": Code("Redis does not answer", Exit.BROKER, ("lore doctor",)),
+    "NO_LIVE_WORKER": Code(
+        "no worker is alive to do what is waited for; it stays queued", Exit.BROKER, ("lore worker",)
+    ),
     "QUEUE_DEADLINE": Code("no worker took the run before LORE_QUEUE_DEADLINE", Exit.BROKER, ("lore worker", _RETRY)),
     # how a run ended
     "SURGICAL_PREFLIGHT_FAILED": Code(
