@@ -21,7 +21,6 @@ from lore.gitlab import GitLab, check_entity, check_project, project_segment
 from lore.logs import bind_context, get_logger
 from models.base import clock, now_ms, read, write
 from models.ledger import Project, Run
-from models.prepared import Prepared, given
 from models.queue import (
     Claim,
     NoRoom,
@@ -35,6 +34,7 @@ from models.queue import (
     renew,
     stage_page,
 )
+from models.statements import Prepared, given
 from workers import messages, moves, politeness, resources
 from workers.actors import BEHIND_PEOPLE, actor
 
