@@ -112,32 +112,43 @@ def fill(wanted: int, topics: Topics) -> dict[str, float]:
     ]
     spent = {"build": 0.0, "save": 0.0}
     made = number = 0
-    keep = _copy if base.is_postgresql() else _save
-    if base.is_postgresql():
-        base.database.execute_sql("DROP INDEX document_terms_terms")
-    while made < wanted:
-        batch = []
-        for _ in range(1_000 if base.is_postgresql() else 50):
-            number += 1
-            batch.append(_source(vocabulary, dice, number, dice.choice(projects)))
-        began = time.process_time()
-        built = [(source, texts.build(source)) for source in batch]
-        spent["build"] += time.process_time() - began
-        began = time.process_time()
-        keep(built, made)
-        spent["save"] += time.process_time() - began
-        made += sum(len(found) for _, found in built)
-        if number % 5000 == 0:
-            print(f"  {made:,} documents", file=sys.stderr, flush=True)
-    _embed(topics)
-    if base.is_postgresql():
-        base.database.execute_sql("SET maintenance_work_mem = '256MB'")
-        base.database.execute_sql("CREATE INDEX document_terms_terms ON document_terms USING gin (terms)")
-        base.database.execute_sql("VACUUM ANALYZE")  # as PostgreSQL soon does by itself
+    with indexed_at_the_end():
+        while made < wanted:
+            batch = []
+            for _ in range(1_000 if base.is_postgresql() else 50):
+                number += 1
+                batch.append(_source(vocabulary, dice, number, dice.choice(projects)))
+            began = time.process_time()
+            built = [(source, texts.build(source)) for source in batch]
+            spent["build"] += time.process_time() - began
+            began = time.process_time()
+            keep(built, made)
+            spent["save"] += time.process_time() - began
+            made += sum(len(found) for _, found in built)
+            if number % 5000 == 0:
+                print(f"  {made:,} documents", file=sys.stderr, flush=True)
+        embed(topics)
     return spent | {"documents": made, "per_second": made / (spent["build"] + spent["save"])}
 
 
-def _save(built: list[tuple[Source, list[texts.Document]]], made: int) -> None:
+@contextmanager
+def indexed_at_the_end() -> Iterator[None]:
+    """Let PostgreSQL index the terms that a block writes when it is over, and get to know its tables."""
+    if not base.is_postgresql():
+        yield
+        return
+    base.database.execute_sql("DROP INDEX document_terms_terms")
+    yield
+    base.database.execute_sql("SET maintenance_work_mem = '256MB'")
+    base.database.execute_sql("CREATE INDEX document_terms_terms ON document_terms USING gin (terms)")
+    base.database.execute_sql("VACUUM ANALYZE")  # as PostgreSQL soon does by itself
+
+
+def keep(built: list[tuple[Source, list[texts.Document]]], made: int) -> None:
+    """Write the documents of some entities, before which so many were made."""
+    if base.is_postgresql():
+        _copy(built, made)
+        return
     for source, found in built:  # a transaction an entity, as a run does
         with base.write():
             save(source, found)
@@ -190,7 +201,8 @@ def _source(vocabulary: Vocabulary, dice: random.Random, number: int, project: i
     )
 
 
-def _embed(topics: Topics) -> None:
+def embed(topics: Topics) -> None:
+    """Write a vector for every document."""
     known = list(Document.select(Document.id, Document.content_hash).tuples())
     columns = "document_id, chunk_index, model, chunk_hash, content_hash, code, vector"
     for start in range(0, len(known), 5000):

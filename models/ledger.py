@@ -158,8 +158,9 @@ class SyncStep(Table):
     """A stretch of an incremental sync's walk, and the child run that brings what changed in it.
 
     `position` is how far the walk of this kind had come with it (GitLab's `updated_at`), `seen` the iids it had met at
-    exactly that moment, `bound` what the cursor never passes. A step that tries debts again has the kind `debt`, and
-    neither. Done means: every entity of it is committed, stale, or a debt.
+    exactly that moment, `bound` what the cursor never passes. A step that tries debts again has the kind `debt`,
+    one that builds the documents which earlier syncs left `left`; neither has any of these. Done means: every entity of
+    it is committed, stale, or a debt.
     """
 
     run = peewee.ForeignKeyField(Run, lazy_load=False, on_delete="CASCADE", index=False)

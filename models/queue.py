@@ -11,7 +11,7 @@ import peewee
 from models import statements
 from models.base import NeverReusedId, Table, clock, database, is_postgresql, write
 from models.ledger import Project, Run
-from models.prepared import Prepared, given, moment
+from models.statements import Prepared, given, moment
 
 
 class Task(Table):

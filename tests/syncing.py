@@ -190,6 +190,10 @@ def world_on(database_url: str, monkeypatch: pytest.MonkeyPatch, profile: str = 
             base.disconnect()
 
 
+def first_issue(world: World) -> int:
+    return next(entity.iid for entity in world.entities() if entity.entity_type == "issue")
+
+
 def small_pages(monkeypatch: pytest.MonkeyPatch, *, rows: int = 3, child: int = 3) -> None:
     """Let a walk of twenty rows have many pages and many children."""
     monkeypatch.setattr(plan, "PER_PAGE", rows)

@@ -19,6 +19,8 @@ from models.ledger import Run, RunEntity, SyncCursor, SyncDebt, SyncStep
 from workers import messages
 
 DEBT = "debt"
+# Of a step that builds what an earlier sync left behind its commits.
+LEFT = "left"
 
 
 def land(run: Run) -> None:

@@ -21,8 +21,8 @@ from lore.logs import get_logger
 from models.base import clock, database
 from models.ledger import Project, ProjectPath, Run, RunEntity, RunEvent
 from models.locks import ProjectLock
-from models.prepared import Prepared, given, moment
 from models.queue import StagedPayload, Task, bodies_of, staged
+from models.statements import Prepared, given, moment
 from workers import landing
 
 log = get_logger(__name__)

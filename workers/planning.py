@@ -21,7 +21,7 @@ from lore.core.plan import Entity
 from lore.gitlab import Answer, check_project, project_segment
 from lore.logs import bind_context, get_logger
 from models.base import clock, database, now_ms, read, write
-from models.content import ENTITY_TABLES, DirtySource
+from models.content import ENTITY_TABLES
 from models.ledger import Project, Run, RunEntity, SyncCursor, SyncDebt, SyncStep
 from models.queue import pause_host
 from workers import landing, messages, moves, politeness, resources, syncing
@@ -123,8 +123,10 @@ class Planner:
                     self._plan_stretch(state)
                 continue
             if state.is_walked and not state.open:
-                self._finish()
-                return
+                if state.is_doomed or not self._plan_left(state):
+                    self._finish()
+                    return
+                continue
             if self._rest():
                 return
 
@@ -253,6 +255,7 @@ class Planner:
             open=children.where(Run.status.in_(runs.OPEN_STATUSES)).count(),
             to_walk=[kind for kind in plan.ENTITY_TYPES if kind not in walked],
             are_debts_planned=landing.DEBT in walked,
+            is_left_planned=landing.LEFT in walked,
             doomed_by=(doomed[0] or "INTERNAL", doomed[1] or "") if doomed else None,
             is_doomed=doomed is not None or error_code is not None,
         )
@@ -332,6 +335,24 @@ class Planner:
             self.made_progress()
         self._send(children)
         return True
+
+    def _plan_left(self, state: _State) -> bool:
+        """Open children for the documents that earlier syncs left, once a sync, after its own; False: nothing to do."""
+        if state.is_left_planned or not self.options["docs"]:
+            return False
+        with write():
+            self.hold()
+            left = syncing.left_by_earlier(self.run_id, self.project_id)
+            entities, children = sorted(left), []
+            for start in range(0, len(entities), walk.CHILD_SIZE):
+                batch = entities[start : start + walk.CHILD_SIZE]
+                sources = [source for entity in batch for source in left[entity]]
+                children.append(self._open_child(landing.LEFT, batch, sources=sources))
+            self._write_step(landing.LEFT, is_last=True, is_done=True)
+            self.made_progress()
+        for child in children:
+            messages.send_run(messages.DOCUMENTS, child)
+        return bool(children)
 
     # ------------------------------------------------------------------------------------- the walk
 
@@ -462,10 +483,7 @@ class Planner:
         return rows, answer.next_page
 
     def _current(self, entity_type: plan.EntityType, page: Sequence[walk.Row], ahead_ms: int) -> set[int]:
-        """Return the iids of a page that need no fetch: the mirror's are settled and equal, or they are debts.
-
-        What was written of a child that ended between two pieces is fetched again, for its documents.
-        """
+        """Return the iids of a page that need no fetch: the mirror's are settled and equal, or they are debts."""
         table = ENTITY_TABLES[entity_type]
         iids = [row.iid for row in page]
         columns = (table.iid, table.updated_at, table.observed_at, table.children_observed_at, table.deleted_at)
@@ -486,46 +504,27 @@ class Planner:
                 )
                 .tuples()
             }
-        cut_short = self._cut_short(entity_type, iids) if self.options["docs"] else set()
         current = {row.iid for row in page if walk.is_current(row, mirror.get(row.iid), ahead_ms=ahead_ms)}
-        return owed | (current - cut_short)
-
-    def _cut_short(self, entity_type: plan.EntityType, iids: Sequence[int]) -> set[int]:
-        """Return which of these were last written by a child that ended before it could build their documents."""
-        table = ENTITY_TABLES[entity_type]
-        # A dirty row that is older than what was fetched since tells of documents that were due before.
-        is_dirty = DirtySource.select(DirtySource.id).where(
-            DirtySource.source_type == entity_type,
-            DirtySource.source_id == table.id,
-            DirtySource.queued_at >= table.observed_at,
-        )
-        with read():
-            rows = (
-                RunEntity.select(RunEntity.iid)
-                .join(Run, on=(Run.run_id == RunEntity.run))
-                .join(table, on=((table.project == Run.project) & (table.iid == RunEntity.iid)))
-                .where(
-                    Run.project == self.project_id,
-                    Run.status.in_((runs.FAILED, runs.CANCELLED)),
-                    Run.stage == runs.STAGE_INGEST,
-                    RunEntity.entity_type == entity_type,
-                    RunEntity.iid.in_(iids),
-                    RunEntity.stage == runs.STAGE_DOCUMENTS,
-                    peewee.fn.EXISTS(is_dirty),
-                )
-            )
-            return {row[0] for row in rows.tuples()}
+        return owed | current
 
     # --------------------------------------------------------------------------------- the children
 
     def _open_child(
-        self, entity_type: str, entities: list[Entity], stretch: _Stretch | None = None, *, is_last: bool = False
+        self,
+        entity_type: str,
+        entities: list[Entity],
+        stretch: _Stretch | None = None,
+        *,
+        is_last: bool = False,
+        sources: Sequence[syncing.Source] = (),
     ) -> str:
         """Write a child run and its step, in the caller's transaction, which holds the parent's row."""
         number = self._next_number()
         child = runs.child_id(self.run_id, number)
-        syncing.open_child(self.run_id, child, self.project_id, entities)
-        self._write_step(entity_type, stretch=stretch, child=child, is_last=is_last)
+        is_committed = entity_type == landing.LEFT
+        starts_at = runs.DOCUMENTS if is_committed else runs.PREFLIGHT
+        syncing.open_child(self.run_id, child, self.project_id, entities, starts_at=starts_at, sources=sources)
+        self._write_step(entity_type, stretch=stretch, child=child, is_last=is_last, is_done=is_committed)
         moves.record(
             self.run_id,
             "child_opened",
@@ -658,6 +657,7 @@ class _State:
     open: int
     to_walk: Sequence[plan.EntityType]
     are_debts_planned: bool
+    is_left_planned: bool
     doomed_by: tuple[str, str] | None
     is_doomed: bool
 

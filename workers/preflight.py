@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import peewee
 
@@ -21,7 +21,6 @@ from lore.gitlab import GitLab, check_entity, check_project, project_segment
 from lore.logs import bind_context, get_logger
 from models.base import clock, now_ms, read, write
 from models.ledger import Project, Run
-from models.prepared import Prepared, given
 from models.queue import (
     Claim,
     NoRoom,
@@ -35,6 +34,7 @@ from models.queue import (
     renew,
     stage_page,
 )
+from models.statements import Prepared, given
 from workers import messages, moves, politeness, resources
 from workers.actors import BEHIND_PEOPLE, actor
 
@@ -399,15 +399,7 @@ def _wait_or_fail(held: Claim, error: PassingError) -> bool:
             ).where(*is_held(held))
             if not waiting.execute():
                 return False
-            moves.record(
-                held.run_id,
-                "fetch_waits",
-                stage=runs.STAGE_PREFLIGHT,
-                entity=_entity(held),
-                job=held.job_type,
-                code=error.code,
-                wait_ms=wait_ms,
-            )
+            _record(held, "fetch_waits", error, wait_ms=wait_ms)
             log.warning("fetch_waits", code=error.code, cause=error.message, wait_ms=wait_ms, tries=held.tries)
             return True
     _fail(held, error)
@@ -422,19 +414,16 @@ def _fail(held: Claim, error: LoreError) -> None:
         if not Task.select().where(*is_held(held)).exists():
             return
         moves.fail_task(held.task_id, held.run_id, held.entity_type, held.iid, code=error.code, message=error.message)
-        moves.record(
-            held.run_id,
-            "fetch_failed",
-            stage=runs.STAGE_PREFLIGHT,
-            entity=_entity(held),
-            job=held.job_type,
-            code=error.code,
-            message=error.message[:500],
-        )
+        _record(held, "fetch_failed", error, message=error.message[:500])
         moved = moves.end_preflight(held.run_id)
     log.warning("fetch_failed", code=error.code, cause=error.message)
     if moved == runs.COMMITTING:
         messages.send_run(messages.COMMIT, held.run_id)
+
+
+def _record(held: Claim, event: str, error: LoreError, **detail: Any) -> None:
+    about = {"entity": _entity(held), "job": held.job_type, "code": error.code}
+    moves.record(held.run_id, event, stage=runs.STAGE_PREFLIGHT, **about, **detail)
 
 
 def _give_back(claims: Sequence[Claim]) -> None:

@@ -12,11 +12,12 @@ import peewee
 
 from lore.core import runs as rules
 from lore.core.errors import BusyError
-from lore.core.plan import Entity, plan_tasks
+from lore.core.plan import ENTITY_TYPES, Entity, plan_tasks
 from lore.core.runs import RunOptions
 from lore.logs import get_logger
 from models.base import clock, database, insert_in_chunks, now_ms, read, write
-from models.ledger import Project, Run, RunEntity, SyncStep
+from models.content import ENTITY_TABLES, DirtySource
+from models.ledger import Project, Run, RunEntity, RunSource, SyncStep
 from models.queue import Task
 from workers import messages, moves, runs
 
@@ -111,19 +112,36 @@ def _insert(row: Project, asked: str, options: RunOptions, trigger: str, *, is_p
     return run_id
 
 
-def open_child(parent_run_id: str, run_id: str, project_id: int, entities: Sequence[Entity]) -> None:
-    """Write a child run, its entities and its tasks, in the planner's transaction, which holds the parent's row."""
+def open_child(
+    parent_run_id: str,
+    run_id: str,
+    project_id: int,
+    entities: Sequence[Entity],
+    *,
+    starts_at: str = rules.PREFLIGHT,
+    sources: Sequence[Source] = (),
+) -> None:
+    """Write a child run, its entities and its tasks, in the planner's transaction, which holds the parent's row.
+
+    Args:
+        parent_run_id: The sync.
+        run_id: The child's id.
+        project_id: The project.
+        entities: What the child is to bring.
+        starts_at: `documents` for what has been committed already: nothing is fetched then.
+        sources: The dirty rows that are its scope in that case.
+    """
     parent = Run.get_by_id(parent_run_id)
     now = now_ms()
-    options = {name: value for name, value in json.loads(parent.options).items() if name != "starts_at"}
+    options = json.loads(parent.options) | {"by_path": False, "starts_at": starts_at}
     Run.insert(
         run_id=run_id,
         project=project_id,
         kind="incremental",
         mode=parent.mode,
         status=rules.QUEUED,
-        stage=rules.STAGE_PREFLIGHT,
-        options=json.dumps(options | {"by_path": False}),
+        stage=starts_at,
+        options=json.dumps(options),
         trigger=parent.trigger,
         parent_run_id=parent_run_id,
         sent_at=now if messages.is_ours(run_id) else None,
@@ -138,13 +156,15 @@ def open_child(parent_run_id: str, run_id: str, project_id: int, entities: Seque
                 "run": run_id,
                 "entity_type": entity.entity_type,
                 "iid": entity.iid,
-                "stage": rules.STAGE_PREFLIGHT,
+                "stage": starts_at,
                 "status": rules.PENDING,
                 "updated_at": now,
             }
             for entity in entities
         ],
     )
+    insert_in_chunks(RunSource, [{"run": run_id} | asdict(source) for source in sources])
+    is_to_fetch = starts_at == rules.PREFLIGHT
     insert_in_chunks(
         Task,
         [
@@ -156,10 +176,57 @@ def open_child(parent_run_id: str, run_id: str, project_id: int, entities: Seque
                 "job_type": task.job_type,
                 "status": rules.PENDING,
             }
-            for task in plan_tasks(entities, with_project=False)
+            for task in (plan_tasks(entities, with_project=False) if is_to_fetch else [])
         ],
     )
-    moves.record(run_id, "opened", stage=rules.STAGE_PREFLIGHT, entities=len(entities), parent=parent_run_id)
+    moves.record(run_id, "opened", stage=starts_at, entities=len(entities), parent=parent_run_id)
+
+
+@dataclass(frozen=True, order=True)
+class Source:
+    """A dirty row, and what is dirty."""
+
+    source_type: str
+    source_id: int
+    dirty_source_id: int
+
+
+def left_by_earlier(run_id: str, project_id: int) -> dict[Entity, list[Source]]:
+    """Return what earlier syncs had committed when they were ended before they began its documents, by entity.
+
+    What could not be built is not among it: that has failed, and is for a person to look at and to retry.
+    """
+    found: dict[Entity, list[Source]] = {}
+    awaited = RunSource.alias()
+    is_awaited = (
+        awaited.select(awaited.dirty_source_id)
+        .join(Run, on=(Run.run_id == awaited.run))
+        .where(Run.status.in_(rules.OPEN_STATUSES))
+    )
+    for entity_type in ENTITY_TYPES:
+        table = ENTITY_TABLES[entity_type]
+        rows = (
+            RunSource.select(table.iid, RunSource.source_id, RunSource.dirty_source_id)
+            .distinct()
+            .join(Run, on=(Run.run_id == RunSource.run))
+            .join(table, on=(table.id == RunSource.source_id))
+            .join(RunEntity, on=((RunEntity.run == Run.run_id) & (RunEntity.iid == table.iid)))
+            .join(DirtySource, on=(DirtySource.id == RunSource.dirty_source_id))
+            .where(
+                Run.project == project_id,
+                Run.kind == "incremental",
+                Run.parent_run_id != run_id,
+                Run.status.in_((rules.FAILED, rules.CANCELLED)),
+                RunSource.source_type == entity_type,
+                RunEntity.entity_type == entity_type,
+                RunEntity.stage == rules.STAGE_DOCUMENTS,
+                RunEntity.status == rules.ABORTED,
+                RunSource.dirty_source_id.not_in(is_awaited),
+            )
+        )
+        for iid, source_id, dirty_source_id in rows.tuples():
+            found.setdefault(Entity(entity_type, iid), []).append(Source(entity_type, source_id, dirty_source_id))
+    return found
 
 
 def is_worked_on(run_id: str) -> bool:

@@ -444,24 +444,10 @@ class _Thread(Struct, frozen=True, kw_only=True):
     resolved: Maybe[bool] = UNSET
 
 
-class _IssueLinkId(Struct):
-    id: int | str
-    issue_link_id: Maybe[int] = UNSET
-
-
-class _PlainId(Struct):
-    id: int | str
-
-
 class _Listed(Struct, frozen=True):
     iid: int
     project_id: int
     updated_at: Milliseconds
-
-
-class _Paths(Struct):
-    old_path: str
-    new_path: str
 
 
 def or_none(value: T | UnsetType) -> T | None:
@@ -571,17 +557,6 @@ def decode_list(
     decode_item = _ITEMS[job_type]
     raws = _checked(_RAWS, body, job_type, is_checked=is_checked)
     return [decode_item(raw, f"{job_type}[{index}]") for index, raw in enumerate(raws)]
-
-
-def ids_of(job_type: str, body: bytes) -> tuple[str, ...]:
-    """Return what identifies each item of a page, in GitLab's order, without decoding the rest.
-
-    Raises:
-        KeyError: The job type is no list endpoint's.
-        RefusedError: GITLAB_BAD_PAYLOAD.
-        PassingError: GITLAB_BROKEN_ANSWER, the body broke off.
-    """
-    return tuple(identity(job_type, item) for item in _checked(_IDS[job_type], body, job_type))
 
 
 def identity(job_type: str, item: Any) -> str:
@@ -789,13 +764,4 @@ _ITEMS: Final[dict[str, Callable[[Raw, str], Any]]] = {
     DIFFS: lambda raw, where: _decode_item(_DIFF, raw, where),
     CLOSES_ISSUES: _decode_closed_issue,
     LINKS: _decode_link,
-}
-_IDS: Final[dict[str, msgspec.json.Decoder[list[Any]]]] = {
-    DISCUSSIONS: _decoder(list[_PlainId]),
-    STATE_EVENTS: _decoder(list[_PlainId]),
-    LABEL_EVENTS: _decoder(list[_PlainId]),
-    MILESTONE_EVENTS: _decoder(list[_PlainId]),
-    DIFFS: _decoder(list[_Paths]),
-    CLOSES_ISSUES: _decoder(list[_PlainId]),
-    LINKS: _decoder(list[_IssueLinkId]),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import dramatiq
@@ -23,7 +23,7 @@ from models import base, locks
 from models.content import DirtySource
 from models.ledger import Run, RunEvent, RunSource
 from models.locks import ProjectLock
-from models.queue import StagedPayload, Task
+from models.queue import StagedPayload, Task, claim_entity
 from workers import QUEUES, commit, moves, preflight
 from workers import runs as doors
 from workers.upkeep import sweep
@@ -206,6 +206,57 @@ def test_without_the_lock_on_the_runs_row_some_runs_would_be_stranded(
             break
 
     assert stranded >= 3
+
+
+# ------------------------------------------------------------------ several claims of one entity
+
+
+@pytest.mark.parametrize("what", ["give back", "renew"])
+def test_who_gives_back_or_renews_the_claims_of_an_entity_waits_for_who_ends_them_in_another_order(
+    gitlab: FakeGitLab, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """One ends the last task of an entity, then its others; meanwhile the other comes, from the first to the last."""
+    monkeypatch.setattr(preflight, "RENEW_EVERY_S", -1)
+    run_id = submit(ISSUE_7, Entity("issue", 8))
+    preflight.preflight.fn(run_id)
+    first = Task.select(Task.id).where(Task.scope_run == run_id, Task.iid == 7).order_by(Task.id).limit(1).scalar()
+    claims = claim_entity(first, by="a worker", lease_ms=60_000, gitlab_url="http://gitlab.test")
+    real, kept = moves.abort_tasks, []
+    monkeypatch.setattr(preflight.log, "warning", lambda event, **_: kept.append(event))
+    doing: list[Future[None]] = []
+
+    def act() -> None:
+        if what == "give back":
+            preflight._give_back(claims)
+        else:
+            preflight._renew(claims[0], preflight._Live(list(claims)))
+
+    def abort_the_others(*args: Any, **kwargs: Any) -> None:
+        doing.append(pool.submit(act))
+        wait_until_waited_for()
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(moves, "abort_tasks", abort_the_others)
+    preflight._fail(claims[-1], refused())
+
+    error = doing[0].exception(timeout=60)
+    assert error is None if what == "give back" else isinstance(error, preflight._ClaimLost), error
+    assert kept == ["fetch_failed"]
+    statuses = [Task.select(Task.status).where(Task.id == one.task_id).scalar() for one in claims]
+    assert statuses == ["aborted"] * (len(claims) - 1) + ["failed"]
+
+
+def wait_until_waited_for() -> None:
+    """Return when another connection waits for this one's transaction. On SQLite whoever writes is waited for."""
+    if not base.is_postgresql():
+        return
+    waiting = (
+        "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))"
+    )
+    for _ in range(100_000):
+        if base.database.execute_sql(waiting).fetchone()[0]:
+            return
+    raise AssertionError("nobody came to wait")
 
 
 # ---------------------------------------------------------------------- cancel beside a commit, a lock

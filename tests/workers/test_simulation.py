@@ -30,8 +30,8 @@ from models.content import ENTITY_TABLES, DirtySource
 from models.documents import Document, Embedding, load_source
 from models.ledger import Run, RunDocument, RunEntity, RunSource
 from models.locks import ProjectLock
-from models.prepared import Prepared, given
 from models.queue import Claim, StagedPayload, Task
+from models.statements import Prepared, given
 from workers import commit, documents, embed, moves, preflight, upkeep
 
 # Two endpoints an entity, of each kind of answer one: what is simulated is the life of a run, not GitLab's lists.

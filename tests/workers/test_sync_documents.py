@@ -8,17 +8,18 @@ from typing import Any
 import dramatiq
 import httpx
 import pytest
-from support import LetterEmbedder, drain, rows_of
+from support import LetterEmbedder, drain, rows_of, submit
 from syncing import URL, World, small_pages, status_of, world_on
 
 from lore.core import documents as texts
 from lore.core.errors import EmbedderDownError
+from lore.core.plan import Entity
 from lore.core.runs import RunOptions
 from models import base, fulltext, vectors
 from models import documents as tables
 from models.content import ENTITY_TABLES, DirtySource, Issue
 from models.documents import Document, Embedding
-from models.ledger import Run, RunEntity, SyncCursor
+from models.ledger import Run, RunDocument, RunEntity, SyncCursor
 from workers import commit, runs, syncing
 from workers.planning import limit_of_children
 
@@ -157,6 +158,60 @@ def test_what_was_written_of_a_child_that_ended_between_two_pieces_gets_its_docu
     assert_documents_are_of_the_content()
     assert status_of(next_one) == status_of(last) == ("succeeded", None)
     assert runs.read_run(last)["counts"]["total"] == 0
+
+
+@pytest.mark.invariant("I5")
+def test_what_a_cancelled_sync_committed_gets_its_documents_at_the_end_of_the_next_one_and_nothing_else_does(
+    world: World, embedder: LetterEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pages(monkeypatch)
+    world.settle()
+    of_a_person = world.entities()[0]
+    asked_for = submit(of_a_person, project=world.project)
+    drain(only={"preflight", "fetch", "commit"})
+    runs.cancel(asked_for)
+    theirs = rows_of(DirtySource)
+    cancelled = open_sync(world)
+    drain(only=UNTIL_COMMITTED)
+    drain(only={"sync_documents"}, limit=1)
+    runs.cancel(cancelled)
+    left = DirtySource.select().count() - len(theirs["dirty_sources"])
+    committed = [
+        (row.entity_type, row.iid)
+        for row in RunEntity.select().where(RunEntity.run.in_(children(cancelled)), RunEntity.stage != "preflight")
+    ]
+    world.asked.clear()
+
+    next_one = world.sync(options=EVERYTHING)
+    SyncCursor.update(updated_after=None).execute()  # all of it is listed again
+    last = world.sync(options=EVERYTHING)
+
+    fetched = {path for path in world.asked if "/discussions?" in path}
+    routes = {"issue": "issues", "merge_request": "merge_requests"}
+    assert 0 < left < len(committed)
+    assert not [one for one in committed if [path for path in fetched if f"/{routes[one[0]]}/{one[1]}/" in path]]
+    assert status_of(next_one) == status_of(last) == ("succeeded", None)
+    assert runs.read_run(last)["counts"]["total"] == 0
+    assert rows_of(DirtySource) == theirs
+    built = {Entity(row.entity_type, row.iid) for row in Document.select()}
+    assert built == set(world.entities()) - {of_a_person}
+    by_the_cancelled_one = RunDocument.select().where(RunDocument.run.in_(children(cancelled)))
+    to_embed = {row.document_id for row in vectors.pending(embedder.model)}
+    assert to_embed == {row.document_id for row in by_the_cancelled_one}
+
+
+def test_what_failed_in_the_documents_of_an_earlier_sync_is_left_to_its_retry(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_documents_of(world.entities()[0].iid, monkeypatch)
+    failed = world.sync(options=EVERYTHING)
+    before = rows_of(DirtySource)
+
+    next_one = world.sync(options=EVERYTHING)
+
+    assert (status_of(failed)[0], status_of(next_one)[0]) == ("failed", "succeeded")
+    assert before["dirty_sources"]
+    assert rows_of(DirtySource) == before
 
 
 def test_what_was_written_of_a_child_that_failed_between_two_pieces_is_no_debt_and_its_retry_builds_the_documents(

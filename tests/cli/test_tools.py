@@ -1,0 +1,121 @@
+"""The other commands: which part of lore each calls, and what it says of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from doors import Caller, Ledger
+
+import cli
+from lore.core.errors import Exit
+from lore.door import run
+
+
+def test_sweep_says_what_it_moved(call: Caller, ledger: Ledger) -> None:
+    assert "fetch_sent: 2" in call("lore sweep").out
+    assert call("lore sweep --robot").json["data"] == {"swept": {"fetch_sent": 2}}
+
+
+def test_worker_serves_the_named_queues(call: Caller, ledger: Ledger) -> None:
+    assert call("lore worker --queues fetch,commit --processes 2 --threads 3").status == 0
+    assert call("lore worker --until-stdin-closes --robot").json["data"] == {"exit": 0}
+
+    assert ledger.calls == [("serve", ["fetch", "commit"], 3, 2, False), ("serve", [], 8, 1, True)]
+
+
+def test_show_prints_what_the_mirror_holds_and_no_foreign_escape(call: Caller, ledger: Ledger) -> None:
+    ledger.title = "[red]title[/red] \x1b]0;evil\x07\u202e"
+
+    human, robot = call("lore show 'group/project!12'"), call("lore show '!12' -p group/project --robot")
+
+    assert ("show", "group/project", "merge_request", 12) in ledger.calls
+    assert human.out.startswith("group/project!12 [red]title[/red] \\x1b]0;evil\\x07\\u202e\n")
+    assert "    what\n    and why\n" in human.out
+    assert "    one\n    error: \\x1bfake\n" in human.out
+    assert "  a\\u202eb" in human.out
+    assert "\x1b" not in human.out
+    assert robot.json["data"]["entity"]["title"] == ledger.title
+    assert robot.json["data"]["ref"] == "group/project!12"
+
+
+def test_doctor_names_what_mends_and_exits_0(call: Caller, ledger: Ledger) -> None:
+    human, robot = call("lore doctor"), call("lore doctor --robot")
+
+    assert human.status == robot.status == 0
+    assert human.out == "ok      database: SQLite\nnot ok  token: expired\n  try: lore doctor\n"
+    assert robot.json["data"]["is_ok"] is False
+    assert robot.json["data"]["checks"][1]["action"] == "lore doctor"
+
+
+def test_doctor_says_which_setting_is_wrong(call: Caller, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORE_LOG_LEVEL", "loud")
+
+    human = call("lore doctor")
+
+    assert human.status == 0
+    assert human.out.startswith("not ok  settings: LORE_LOG_LEVEL (environment) must be one of")
+
+
+def test_an_unknown_setting_is_a_warning(call: Caller, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORE_PROJCT", "g/p")
+
+    human, robot = call("lore sync-runs"), call("lore sync-runs --robot")
+
+    assert "did you mean LORE_PROJECT?" in human.err
+    assert [one["code"] for one in robot.json["warnings"]] == ["UNKNOWN_SETTING"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_both_commands(call: Caller, shell: str) -> None:
+    human, robot = call(f"lore completion {shell}"), call(f"lore completion {shell} --robot")
+
+    assert "_LORE_COMPLETE" in human.out
+    assert "_LORE_SUBMIT_COMPLETE" in human.out
+    assert robot.json["data"] == {"shell": shell, "script": human.out}
+
+
+def test_completion_itself_is_never_json(call: Caller, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("LORE_ROBOT", "1")
+    monkeypatch.setenv("_LORE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "lore sync")
+    monkeypatch.setenv("COMP_CWORD", "1")
+
+    with pytest.raises(SystemExit):
+        run(cli.commands, "lore", [])
+
+    assert capsys.readouterr().out == "plain,sync\nplain,sync-runs\n"
+
+
+@pytest.mark.parametrize(("line", "module"), [("lore demo", "lore.demo.tour"), ("lore demo --serve", "lore.demo")])
+def test_demo_runs_the_demo_and_exits_as_it_does(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, line: str, module: str
+) -> None:
+    import runpy
+
+    ran: list[tuple[str, list[str]]] = []
+
+    def run_module(name: str, **_: Any) -> None:
+        ran.append((name, sys.argv[1:]))
+        raise SystemExit(3)
+
+    monkeypatch.setattr(runpy, "run_module", run_module)
+
+    assert call(line).status == 3
+    assert call(f"{line} --robot").json["data"] == {"exit": 3}
+    assert ran == [(module, [])] * 2
+
+
+def test_a_demo_without_its_extra_says_so(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    import runpy
+
+    def run_module(name: str, **_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
+
+    monkeypatch.setattr(runpy, "run_module", run_module)
+
+    answer = call("lore demo --robot")
+
+    assert answer.status == Exit.CONFIGURATION
+    assert answer.json["error"]["code"] == "MISSING_EXTRA"
