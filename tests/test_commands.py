@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos.stage import environment
 
 from lore.demo.server import spawn
-
-ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.slow
 
@@ -28,18 +26,8 @@ def demo() -> Iterator[Any]:
 
 @pytest.fixture
 def environ(demo: Any, database_url: str, tmp_path: Path) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     demo.reset()
-    return kept | {
-        "HOME": str(tmp_path),
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-        "XDG_DATA_HOME": str(tmp_path / "data"),
-        "PYTHONPATH": str(ROOT),
-        "LORE_GITLAB_URL": demo.url,
-        "LORE_GITLAB_TOKEN": demo.token,
-        "LORE_PROJECT": demo.project,
-        "LORE_DATABASE_URL": database_url,
-    }
+    return environment(tmp_path, demo, database_url)
 
 
 def lore(environ: dict[str, str], *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

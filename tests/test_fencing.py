@@ -40,10 +40,8 @@ def stage(demo: Any, ledger: Any, database_url: str, tmp_path: Path) -> Iterator
     with redis_running() as redis:
         environ = environment(
             tmp_path,
-            LORE_GITLAB_URL=demo.url,
-            LORE_GITLAB_TOKEN=demo.token,
-            LORE_PROJECT=demo.project,
-            LORE_DATABASE_URL=database_url,
+            demo,
+            database_url,
             LORE_REDIS_URL=redis.url,
             LORE_LOCK_LEASE="1s",
             LORE_CLAIM_LEASE="3s",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import click
 import jsonschema
 import pytest
+from chaos.stage import environment
 
 import cli
 from cli.manifest import answer_schema, doors, manifest
@@ -21,7 +21,6 @@ from lore.core.errors import CODES, EXIT_MEANINGS
 from lore.core.outcome import WARNINGS
 from lore.demo.server import spawn
 
-ROOT = Path(__file__).resolve().parents[1]
 DOORS = dict(doors(("lore-submit", cli.submit), ("lore", cli.commands)))
 
 # How every command is called on a filled mirror, in this order; the first call of a list answers with the list.
@@ -67,16 +66,8 @@ def demo() -> Iterator[Any]:
 
 @pytest.fixture
 def environ(demo: Any, database_url: str, tmp_path: Path) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     demo.reset()
-    return kept | {
-        "HOME": str(tmp_path),
-        "PYTHONPATH": str(ROOT),
-        "LORE_GITLAB_URL": demo.url,
-        "LORE_GITLAB_TOKEN": demo.token,
-        "LORE_PROJECT": demo.project,
-        "LORE_DATABASE_URL": database_url,
-    }
+    return environment(tmp_path, demo, database_url)
 
 
 def call(environ: dict[str, str], command: str, *arguments: str) -> dict[str, Any]:

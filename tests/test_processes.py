@@ -43,10 +43,8 @@ def stage(demo: Any, redis: RedisServer, ledger: Any, database_url: str, tmp_pat
     demo.reset()
     environ = environment(
         tmp_path,
-        LORE_GITLAB_URL=demo.url,
-        LORE_GITLAB_TOKEN=demo.token,
-        LORE_PROJECT=demo.project,
-        LORE_DATABASE_URL=database_url,
+        demo,
+        database_url,
         LORE_REDIS_URL=redis.url,
         LORE_LOCK_LEASE="1s",
         LORE_CLAIM_LEASE="1s",

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos.stage import Process, Stage
-from chaos.stage import environment as clean_environment
+from chaos.stage import Process, Stage, environment
 from servers import RedisServer, redis_running, wait_until
 from truth import compare, entities_of
 
@@ -34,18 +33,6 @@ pytestmark = pytest.mark.slow
 def demo() -> Iterator[Demo]:
     with spawn("demo", 1) as served:
         yield served
-
-
-def environment(demo: Demo, database_url: str, folder: Path, **more: str) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "XDG_CONFIG_HOME": str(folder / "config"),
-        "LORE_GITLAB_URL": demo.url,
-        "LORE_GITLAB_TOKEN": demo.token,
-        "LORE_DATABASE_URL": database_url,
-        "LORE_PROJECT": demo.project,
-    } | more
 
 
 def command(*argv: str) -> list[str]:
@@ -71,7 +58,7 @@ def begin(env: dict[str, str], demo: Demo, *, requests: int) -> subprocess.Popen
 
 
 def test_a_sync_killed_at_any_moment_goes_on_where_it_was(demo: Demo, database_url: str, tmp_path: Path) -> None:
-    env = environment(demo, database_url, tmp_path)
+    env = environment(tmp_path, demo, database_url)
     process = begin(env, demo, requests=1_500)
     process.kill()
     process.communicate()
@@ -86,7 +73,7 @@ def test_a_sync_killed_at_any_moment_goes_on_where_it_was(demo: Demo, database_u
 
 
 def test_two_syncs_at_once_the_second_says_so_and_does_nothing(demo: Demo, database_url: str, tmp_path: Path) -> None:
-    env = environment(demo, database_url, tmp_path)
+    env = environment(tmp_path, demo, database_url)
     first = begin(env, demo, requests=200)
 
     status, answer = lore(env, "sync", "--no-docs", "--no-embed")
@@ -98,7 +85,7 @@ def test_two_syncs_at_once_the_second_says_so_and_does_nothing(demo: Demo, datab
 
 
 def test_a_quiet_sync_that_fails_says_one_line_and_a_status(demo: Demo, tmp_path: Path) -> None:
-    env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path)
+    env = environment(tmp_path, demo, f"sqlite://{tmp_path}/lore.db")
     demo.faults([{"match": {"route": "/projects/:id/issues", "kind": "issue"}, "action": {"type": "forbidden"}}])
 
     done = subprocess.run(
@@ -158,7 +145,7 @@ def test_a_sync_that_was_cancelled_names_the_next_sync_as_the_way_on(demo: Demo,
 
 def test_a_sync_where_embeddings_are_off_builds_documents_and_is_done(tmp_path: Path) -> None:
     with spawn("tiny", 1) as demo:
-        env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path, LORE_EMBEDDINGS="off")
+        env = environment(tmp_path, demo, f"sqlite://{tmp_path}/lore.db", LORE_EMBEDDINGS="off")
 
         status, answer = lore(env, "sync")
 
@@ -168,7 +155,7 @@ def test_a_sync_where_embeddings_are_off_builds_documents_and_is_done(tmp_path: 
 
 
 def test_after_a_429_nobody_asks_until_it_is_over(demo: Demo, tmp_path: Path) -> None:
-    env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path)
+    env = environment(tmp_path, demo, f"sqlite://{tmp_path}/lore.db")
     demo.latency(20)
     demo.faults([{"match": {}, "when": {"nth": [200, 600]}, "action": {"type": "rate_limited", "retry_after": 2}}])
 
@@ -187,7 +174,7 @@ def test_after_a_429_nobody_asks_until_it_is_over(demo: Demo, tmp_path: Path) ->
 def test_a_sync_and_persons_runs_of_the_same_entities_never_overwrite_newer_data(
     demo: Demo, database_url: str, tmp_path: Path
 ) -> None:
-    env = environment(demo, database_url, tmp_path)
+    env = environment(tmp_path, demo, database_url)
     demo.latency(5)
     sync = begin(env, demo, requests=100)
     titles = {}
@@ -218,12 +205,10 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def stage(demo: Demo, redis: RedisServer, database_url: str, tmp_path: Path) -> Iterator[Stage]:
-    environ = clean_environment(
+    environ = environment(
         tmp_path,
-        LORE_GITLAB_URL=demo.url,
-        LORE_GITLAB_TOKEN=demo.token,
-        LORE_DATABASE_URL=database_url,
-        LORE_PROJECT=demo.project,
+        demo,
+        database_url,
         LORE_REDIS_URL=redis.url,
         # What a killed worker held comes back within the test's patience.
         LORE_CLAIM_LEASE="5s",
@@ -285,7 +270,7 @@ def test_after_a_429_no_worker_of_any_process_asks_until_it_is_over(demo: Demo, 
 
 
 def test_on_a_terminal_a_sync_shows_a_bar_with_its_rate_and_the_time_left(demo: Demo, tmp_path: Path) -> None:
-    env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path, TERM="xterm-256color")
+    env = environment(tmp_path, demo, f"sqlite://{tmp_path}/lore.db", TERM="xterm-256color")
     demo.latency(5)
 
     status, shown = on_a_terminal(env, "sync", "--no-docs", "--no-embed")

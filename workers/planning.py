@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import peewee
@@ -22,20 +22,19 @@ from lore.gitlab import Answer, check_project, project_segment
 from lore.logs import bind_context, get_logger
 from models.base import clock, database, now_ms, read, write
 from models.content import ENTITY_TABLES
-from models.ledger import Project, Run, RunEntity, SyncCursor, SyncDebt, SyncStep
+from models.ledger import Project, Run, SyncCursor, SyncDebt, SyncStep
 from models.queue import pause_host
 from workers import landing, messages, moves, politeness, resources, syncing
 from workers import runs as doors
 from workers.actors import BEHIND_PEOPLE, actor
+from workers.ending import end_sync
+from workers.walking import FEATURES, Lists, Stretch
 
 log = get_logger(__name__)
 
 # A planner that waits for its children is woken by them; when a call got lost, it looks for itself after this time.
 LOOK_AGAIN_MS = 10_000
 CHILDREN_A_WORKER = 2
-# Each further pass over one moment needs a row that left it meanwhile.
-MOMENT_PASSES = 20
-FEATURES = {plan.ISSUE: "issues_enabled", plan.MERGE_REQUEST: "merge_requests_enabled"}
 
 
 @actor("plan", priority=BEHIND_PEOPLE)
@@ -366,7 +365,7 @@ class Planner:
             return
         with read():
             stretch = self._resume(entity_type)
-        rows = self._rows(entity_type, stretch)
+        rows = Lists(self.ask, self.segment, self.gitlab_id).rows(entity_type, stretch)
         is_last = True
         for page in rows:
             current = self._current(entity_type, page, stretch.ahead_ms)
@@ -395,7 +394,7 @@ class Planner:
         if child is not None:
             self._send([child])
 
-    def _resume(self, entity_type: plan.EntityType) -> _Stretch:
+    def _resume(self, entity_type: plan.EntityType) -> Stretch:
         """Return where the walk stands: behind this sync's last step, else at the cursor."""
         step = (
             SyncStep.select()
@@ -404,83 +403,9 @@ class Planner:
             .first()
         )
         if step is not None:
-            return _Stretch(walk.Position(step.position, frozenset(json.loads(step.seen))), step.bound, [])
+            return Stretch(walk.Position(step.position, frozenset(json.loads(step.seen))), step.bound, [])
         cursor = SyncCursor.get_or_none(SyncCursor.project == self.project_id, SyncCursor.entity_type == entity_type)
-        return _Stretch(walk.Position(cursor.updated_after if cursor else None), None, [])
-
-    def _rows(self, entity_type: plan.EntityType, stretch: _Stretch) -> Iterator[list[walk.Row]]:
-        """Yield what is new behind the stretch's position, page by page; the caller moves the position."""
-        while True:
-            at = stretch.position.at
-            window = None if at is None else (walk.timestamp(at), None)
-            page, next_page = self._page(entity_type, stretch, window)
-            new = [row for row in page if not stretch.position.has_met(row)]
-            stretch.is_at_end = next_page is None
-            if new:
-                yield new
-            if next_page is None:
-                return
-            if not page:
-                raise _bad_list(entity_type, "an empty page is followed by another")
-            at = page[-1].updated_at
-            if page[0].updated_at == at:
-                # All of the page is one moment: its rows cannot be told apart by time, and can only leave it.
-                yield [row for row in self._moment(entity_type, stretch, at) if not stretch.position.has_met(row)]
-                stretch.position = walk.Position(at + walk.moment_span_ms(at))
-
-    def _moment(self, entity_type: plan.EntityType, stretch: _Stretch, at: int) -> list[walk.Row]:
-        """Return every row of one moment: passes over its pages until two of them met the same."""
-        window = walk.timestamp(at), walk.timestamp(at + walk.moment_span_ms(at))
-        found: dict[int, walk.Row] = {}
-        before: set[int] | None = None
-        for _ in range(MOMENT_PASSES):
-            met: set[int] = set()
-            number: int | None = 1
-            while number is not None:
-                page, number = self._page(entity_type, stretch, window, page=number)
-                met.update(row.iid for row in page)
-                found |= {row.iid: row for row in page}
-            if met == before:
-                return sorted(found.values(), key=lambda row: (row.updated_at, row.iid))
-            before = met
-        raise PassingError(
-            "LIST_UNSTABLE", f"the {entity_type} list changed each of the {MOMENT_PASSES} times it was read"
-        )
-
-    def _page(
-        self, entity_type: plan.EntityType, stretch: _Stretch, window: tuple[str, str | None] | None, *, page: int = 1
-    ) -> tuple[list[walk.Row], int | None]:
-        params: dict[str, str | int] = {"order_by": "updated_at", "sort": "asc", "state": "all"}
-        params |= {"scope": "all", "per_page": plan.PER_PAGE}
-        after, before = window or (None, None)
-        if after is not None:
-            params["updated_after"] = after
-        if before is not None:
-            params["updated_before"] = before
-        if page > 1:
-            params["page"] = page
-        if entity_type == plan.MERGE_REQUEST:
-            params["view"] = "simple"
-        answer = self.ask(f"/projects/{self.segment}/{plan.ROUTES[entity_type]}", **params)
-        if stretch.bound is None:
-            if answer.date_ms is None:
-                raise _bad_list(entity_type, "it has no Date")
-            stretch.bound = walk.bound_of(answer.date_ms)
-        if answer.date_ms is not None:
-            stretch.ahead_ms = now_ms() - answer.date_ms
-        stretch.total = answer.total if stretch.total is None else stretch.total
-        if not answer.has_paging:
-            raise _bad_list(entity_type, "it does not say whether another page follows")
-        if answer.next_page is not None and answer.next_page <= page:
-            raise _bad_list(entity_type, f"page {page} is followed by page {answer.next_page}")
-        listed = payloads.decode_listing(answer.body)
-        if any(project_id != self.gitlab_id for _, project_id, _ in listed):
-            raise RefusedError("WRONG_ENTITY", f"the {entity_type} list of project {self.gitlab_id} has another's rows")
-        rows = [walk.Row(iid, updated_at) for iid, _, updated_at in listed]
-        begin = walk.Position() if page > 1 or before is not None else stretch.position
-        if not walk.is_in_order(begin, rows):
-            raise _bad_list(entity_type, "it is not in the order asked for")
-        return rows, answer.next_page
+        return Stretch(walk.Position(cursor.updated_after if cursor else None), None, [])
 
     def _current(self, entity_type: plan.EntityType, page: Sequence[walk.Row], ahead_ms: int) -> set[int]:
         """Return the iids of a page that need no fetch: the mirror's are settled and equal, or they are debts."""
@@ -513,7 +438,7 @@ class Planner:
         self,
         entity_type: str,
         entities: list[Entity],
-        stretch: _Stretch | None = None,
+        stretch: Stretch | None = None,
         *,
         is_last: bool = False,
         sources: Sequence[syncing.Source] = (),
@@ -539,7 +464,7 @@ class Planner:
         self,
         entity_type: str,
         *,
-        stretch: _Stretch | None = None,
+        stretch: Stretch | None = None,
         child: str | None = None,
         is_last: bool = False,
         is_done: bool = False,
@@ -576,78 +501,9 @@ class Planner:
     # -------------------------------------------------------------------------------------- the end
 
     def _finish(self) -> None:
-        """End the sync: its entities are the debts that are left, and what failed behind its commit; one dooms it."""
         with write():
             self.hold()
-            run = Run.get_by_id(self.run_id)
-            debts = list(
-                SyncDebt.select().where(SyncDebt.project == run.project_id).order_by(SyncDebt.entity_type, SyncDebt.iid)
-            )
-            for debt in debts:
-                RunEntity.insert(
-                    run=self.run_id,
-                    entity_type=debt.entity_type,
-                    iid=debt.iid,
-                    stage=runs.STAGE_PREFLIGHT,
-                    status=runs.FAILED,
-                    error_code=debt.error_code,
-                    error_message=debt.error_message,
-                    updated_at=clock(),
-                ).on_conflict_ignore().execute()
-            behind = self._take_over_failed()
-            if run.error_code is not None:
-                moves.settle(self.run_id, runs.FAILED, error_code=run.error_code, error_message=run.error_message)
-            elif debts:
-                named = ", ".join(f"{plan.entity_name(d.entity_type, d.iid)} ({d.error_code})" for d in debts[:5])
-                more = f" and {len(debts) - 5} more" if len(debts) > 5 else ""
-                message = f"{len(debts)} entities failed and have not landed since: {named}{more}"
-                moves.settle(self.run_id, runs.FAILED, error_code="SYNC_INCOMPLETE", error_message=message)
-            elif behind is not None:
-                stage = behind.stage if behind.stage in runs.BEHIND_COMMIT else runs.STAGE_DOCUMENTS
-                Run.update(stage=stage).where(Run.run_id == self.run_id).execute()
-                message = f"all content is in the mirror; {behind.run_id}: {behind.error_message}"
-                moves.settle(self.run_id, runs.FAILED, error_code=behind.error_code, error_message=message)
-            else:
-                moves.settle(self.run_id, runs.SUCCEEDED)
-
-    def _take_over_failed(self) -> Run | None:
-        """Make what failed behind a child's commit the sync's own to say and to retry; return the first such child.
-
-        That is no debt: the content has landed, and the cursor is past it.
-        """
-        failed = Run.select().where(Run.parent_run_id == self.run_id, Run.retry_of.is_null(), Run.status == runs.FAILED)
-        first = None
-        for child in list(failed.order_by(Run.run_id)):
-            left = RunEntity.select().where(
-                RunEntity.run == child.run_id,
-                RunEntity.stage.in_(runs.BEHIND_COMMIT),
-                RunEntity.status.in_((runs.FAILED, runs.ABORTED)),
-            )
-            for entity in left:
-                first = first or child
-                RunEntity.insert(
-                    run=self.run_id,
-                    entity_type=entity.entity_type,
-                    iid=entity.iid,
-                    stage=entity.stage,
-                    status=runs.FAILED,
-                    error_code=entity.error_code or child.error_code,
-                    error_message=entity.error_message or child.error_message,
-                    updated_at=clock(),
-                ).on_conflict_ignore().execute()
-        return first
-
-
-@dataclass
-class _Stretch:
-    """A piece of a walk: where it stands, what it found, what GitLab's clock said."""
-
-    position: walk.Position
-    bound: int | None
-    wanted: list[int]
-    ahead_ms: int = 0
-    total: int | None = None
-    is_at_end: bool = False
+            end_sync(self.run_id)
 
 
 @dataclass(frozen=True)
@@ -670,7 +526,3 @@ class _State:
 def limit_of_children() -> int:
     """Return how many children may be open: enough to keep the workers busy, few enough to be cancelled at once."""
     return CHILDREN_A_WORKER * max(1, doors.count_workers())
-
-
-def _bad_list(entity_type: str, reason: str) -> RefusedError:
-    return RefusedError("GITLAB_BAD_PAYLOAD", f"GitLab's list of {plan.ROUTES[entity_type]} cannot be used: {reason}")

@@ -20,6 +20,7 @@ from models.base import clock, now_ms, read, write
 from models.content import ENTITY_TABLES
 from models.ledger import Run, SyncDebt
 from workers import moves, resources
+from workers.walking import FEATURES
 
 if TYPE_CHECKING:
     from workers.planning import Planner
@@ -46,8 +47,6 @@ def prune(planner: Planner) -> None:
         RefusedError: LISTING_INCOMPLETE, or what GitLab answered.
         PassingError: What can pass; the sweep begins anew.
     """
-    from workers.planning import FEATURES  # noqa: PLC0415  # the planner borrows us too
-
     sweeps: dict[plan.EntityType, _Sweep] = {}
     for entity_type in plan.ENTITY_TYPES:
         # Of a project that has switched a feature off GitLab lists nothing, and keeps everything.

@@ -17,7 +17,7 @@ import peewee
 from lore.core import runs as rules
 from lore.core.errors import BusyError, Failure, NotFoundError, RunError, UsageError
 from lore.core.moments import iso
-from lore.core.plan import Entity, plan_tasks
+from lore.core.plan import Entity, PlannedTask, plan_tasks
 from lore.core.runs import RunOptions
 from lore.logs import get_logger
 from models.base import insert_in_chunks, now_ms, read, write
@@ -380,39 +380,26 @@ def _open_run(
         created_at=now,
         stage_at=now,
     ).execute()
-    insert_in_chunks(
-        RunEntity,
-        [
-            {
-                "run": run_id,
-                "entity_type": entity.entity_type,
-                "iid": entity.iid,
-                "stage": options.starts_at,
-                "status": rules.PENDING,
-                "updated_at": now,
-            }
-            for entity in entities
-        ],
-    )
-    insert_in_chunks(
-        Task,
-        [
-            {
-                "project": row.project_id,
-                "scope_run": run_id,
-                "entity_type": task.entity_type,
-                "iid": task.iid,
-                "job_type": task.job_type,
-                "status": rules.PENDING,
-            }
-            for task in ([] if is_resumed else plan_tasks(entities, with_project=not is_known))
-        ],
-    )
+    insert_entities(run_id, entities, stage=options.starts_at)
     if is_resumed:
         assert retry_of is not None
         _take_over_scope(retry_of, run_id, row.project_id, entities)
+    else:
+        insert_tasks(run_id, row.project_id, plan_tasks(entities, with_project=not is_known))
     moves.record(run_id, "opened", stage=options.starts_at, entities=len(entities), trigger=trigger)
     return _Opened(run_id, is_sent, options.starts_at)
+
+
+def insert_entities(run_id: str, entities: Sequence[Entity], *, stage: str) -> None:
+    """Write a new run's entities, which begin with this stage, in the caller's transaction."""
+    about = {"run": run_id, "stage": stage, "status": rules.PENDING, "updated_at": now_ms()}
+    insert_in_chunks(RunEntity, [about | {"entity_type": one.entity_type, "iid": one.iid} for one in entities])
+
+
+def insert_tasks(run_id: str, project_id: int, tasks: Sequence[PlannedTask]) -> None:
+    """Write a new run's tasks, in the caller's transaction."""
+    about = {"project": project_id, "scope_run": run_id, "status": rules.PENDING}
+    insert_in_chunks(Task, [about | asdict(task) for task in tasks])
 
 
 def _take_over_scope(earlier: str, run_id: str, project_id: int, entities: Sequence[Entity]) -> None:

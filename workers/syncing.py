@@ -149,36 +149,10 @@ def open_child(
         created_at=now,
         stage_at=now,
     ).execute()
-    insert_in_chunks(
-        RunEntity,
-        [
-            {
-                "run": run_id,
-                "entity_type": entity.entity_type,
-                "iid": entity.iid,
-                "stage": starts_at,
-                "status": rules.PENDING,
-                "updated_at": now,
-            }
-            for entity in entities
-        ],
-    )
+    runs.insert_entities(run_id, entities, stage=starts_at)
     insert_in_chunks(RunSource, [{"run": run_id} | asdict(source) for source in sources])
-    is_to_fetch = starts_at == rules.PREFLIGHT
-    insert_in_chunks(
-        Task,
-        [
-            {
-                "project": project_id,
-                "scope_run": run_id,
-                "entity_type": task.entity_type,
-                "iid": task.iid,
-                "job_type": task.job_type,
-                "status": rules.PENDING,
-            }
-            for task in (plan_tasks(entities, with_project=False) if is_to_fetch else [])
-        ],
-    )
+    if starts_at == rules.PREFLIGHT:
+        runs.insert_tasks(run_id, project_id, plan_tasks(entities, with_project=False))
     moves.record(run_id, "opened", stage=starts_at, entities=len(entities), parent=parent_run_id)
 
 

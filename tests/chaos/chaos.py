@@ -653,10 +653,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         redis = stack.enter_context(redis_running())
         environ = environment(
             folder,
-            LORE_GITLAB_URL=gitlab.url,
-            LORE_GITLAB_TOKEN=gitlab.token,
-            LORE_PROJECT=gitlab.project,
-            LORE_DATABASE_URL=url,
+            gitlab,
+            url,
             LORE_REDIS_URL=redis.url,
             LORE_LOCK_LEASE=f"{LEASE_S:g}s",
             LORE_CLAIM_LEASE=f"{LEASE_S:g}s",

@@ -15,20 +15,24 @@ from typing import Any
 
 from servers import PATIENCE_S, wait_until
 
+from lore.demo.client import Demo
+
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = Path(__file__).with_name("entry.py")
 
 
-def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """Return a clean environment with these settings, whose home is the folder."""
+def environment(folder: Path, gitlab: Demo, database_url: str, **settings: str) -> dict[str, str]:
+    """Return a clean environment whose home is the folder, with this GitLab, this database and these settings."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     return kept | {
         "HOME": str(folder),
         "XDG_CONFIG_HOME": str(folder / "config"),
         "XDG_DATA_HOME": str(folder / "data"),
         "PYTHONPATH": str(ROOT),
-        "LORE_LOG_FORMAT": "json",
-        "LORE_LOG_LEVEL": "info",
+        "LORE_GITLAB_URL": gitlab.url,
+        "LORE_GITLAB_TOKEN": gitlab.token,
+        "LORE_PROJECT": gitlab.project,
+        "LORE_DATABASE_URL": database_url,
         **settings,
     }
 
@@ -136,12 +140,12 @@ class Stage:
     With CHAOS_BUG=bug-no-fence (see `entry.py`) every command has that bug, and a test that proves something must fail.
 
     Args:
-        environ: What every command sees.
+        environ: What every command sees, but for the form of its logs.
         folder: Where the logs go.
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
-        self.environ = dict(environ)
+        self.environ = dict(environ) | {"LORE_LOG_FORMAT": "json", "LORE_LOG_LEVEL": "info"}
         self._bug = os.environ.get("CHAOS_BUG", "")
         self.folder = folder
         self.processes: list[Process] = []
