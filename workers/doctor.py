@@ -249,8 +249,6 @@ def _own_action(error: LoreError, settings: Settings) -> str:
         return action
     if error.code in ("GITLAB_UNAUTHORIZED", "GITLAB_FORBIDDEN", "TLS_UNTRUSTED", "BAD_SETTING"):
         return WRITE_SETTINGS
-    if error.code == "MISSING_EXTRA":
-        return "pipx install --force 'gitlab-lore[postgres]'"
     if error.code.startswith("GITLAB"):
         return shlex.join(["curl", "-sSI", settings.gitlab_url])
     return WRITE_SETTINGS
