@@ -66,7 +66,10 @@ def doctor(call: Call) -> None:
     try:
         settings = call.settings()
     except LoreError as error:
-        found = iter([{"name": "settings", "is_ok": False, "detail": error.message, "action": None}])
+        from lore.settings import change_action
+
+        action = change_action(error.context.get("setting", ""), error.context.get("source", ""))
+        found = iter([{"name": "settings", "is_ok": False, "detail": error.message, "action": action}])
     else:
         from workers import doctor as examination
 

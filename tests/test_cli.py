@@ -967,6 +967,7 @@ def test_doctor_says_which_setting_is_wrong(call: Caller, ledger: Ledger, monkey
 
     assert human.status == 0
     assert human.out.startswith("not ok  settings: LORE_LOG_LEVEL (environment) must be one of")
+    assert human.out.endswith("  try: env -u LORE_LOG_LEVEL lore doctor\n")
 
 
 def test_an_unknown_setting_is_a_warning(call: Caller, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
