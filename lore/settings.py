@@ -6,7 +6,6 @@ a cloned repository could send the token elsewhere. An empty value counts as not
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from lore.core.errors import SettingError
+from lore.core.nearest import near
 from lore.core.refs import normalise_base_url, redact_url
 
 __all__ = [
@@ -390,8 +390,9 @@ def _unknown_names(values: Mapping[str, Any], source: str) -> list[tuple[str, st
     warnings = []
     for name in sorted(values):
         if name.startswith("LORE_") and name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1)
-            hint = f": did you mean {near[0]}?" if near else ""
+            # Without what all of them begin with, or everything is near everything.
+            meant = near(name.removeprefix("LORE_"), [known.removeprefix("LORE_") for known in NAMES])
+            hint = f": did you mean {' or '.join(f'LORE_{one}' for one in meant)}?" if meant else ""
             warnings.append(("UNKNOWN_SETTING", f"{name!r} ({source}) is no setting of lore{hint}"))
     return warnings
 
