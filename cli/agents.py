@@ -54,13 +54,9 @@ def mcp(call: Call, allow_submit: bool) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("anyio", "mcp"):
             raise
-        from lore.core.errors import SettingError
+        from lore.extras import missing_extra
 
-        raise SettingError(
-            "MISSING_EXTRA",
-            "the MCP server needs lore's extra `mcp`: pip install 'gitlab-lore[mcp]'",
-            actions=["pipx install --force 'gitlab-lore[mcp]'"],
-        ) from error
+        raise missing_extra("mcp", "the MCP server") from error
     root = click.get_current_context().find_root().command
     assert isinstance(root, click.Group)
     # Standard output is the protocol's, so there is no answer.

@@ -66,7 +66,10 @@ def doctor(call: Call) -> None:
     try:
         settings = call.settings()
     except LoreError as error:
-        found = iter([{"name": "settings", "is_ok": False, "detail": error.message, "action": None}])
+        from lore.settings import change_action
+
+        action = change_action(error.context.get("setting", ""), error.context.get("source", ""))
+        found = iter([{"name": "settings", "is_ok": False, "detail": error.message, "action": action}])
     else:
         from workers import doctor as examination
 
@@ -88,15 +91,23 @@ def demo(call: Call, serve: bool, no_redis: bool) -> None:
     """
     if serve and no_redis:
         raise conflict(call, "--serve", "--no-redis")
+    from lore.core.errors import DemoError, LoreError
+    from lore.extras import missing_extra, missing_packages
+
+    # Before anything starts: the demo GitLab is a process of its own, whose traceback helps nobody.
+    if missing_packages("demo"):
+        raise missing_extra("demo", "the demo GitLab")
     status = _run_demo(call, "lore.demo" if serve else "lore.demo.tour", ["--no-redis"] if no_redis else [])
-    call.done({"exit": status}, status=status)
+    if status > 128:
+        raise LoreError("INTERRUPTED", "the demo was stopped")
+    if status:
+        raise DemoError("DEMO_FAILED", f"the demo ended with exit status {status}; it said why above", status=status)
+    call.done({"exit": status})
 
 
 def _run_demo(call: Call, module: str, argv: list[str]) -> int:
     """Run a module of the demo, which nothing imports; a robot's standard output is kept free of its words."""
     import runpy
-
-    from lore.core.errors import SettingError
 
     said = sys.argv
     kept = os.dup(1) if call.is_robot else None
@@ -107,14 +118,6 @@ def _run_demo(call: Call, module: str, argv: list[str]) -> int:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("starlette", "uvicorn"):
-            raise SettingError(
-                "MISSING_EXTRA",
-                "the demo GitLab needs lore's extra `demo`",
-                actions=["pipx install --force 'gitlab-lore[demo]'"],
-            ) from error
-        raise
     finally:
         sys.argv = said
         if kept is not None:

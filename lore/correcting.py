@@ -6,13 +6,17 @@ The command tree itself is the list of names. It is walked as click would walk i
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import click
 
 from lore.core.errors import UsageError
 from lore.core.nearest import near
+
+# What other programs call the options that every one has.
+_HABITS: Final = {"help": "--help", "-h": "--help", "version": "--version", "-V": "--version"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,11 @@ def correct(command: click.Command, prog: str, argv: Sequence[str]) -> tuple[lis
 
 
 def _read(command: click.Command, prog: str, argv: Sequence[str]) -> Reading | None:
-    """Read a command line; None where a word is near no name, and click's own error says it best."""
+    """Read a command line; None where a word is near no name, and click's own error says it best.
+
+    Raises:
+        UsageError: USAGE, for a word that stands for an option elsewhere.
+    """
     reading = Reading(command, prog)
     options = _options(command)
     place = 0
@@ -66,6 +74,7 @@ def _read(command: click.Command, prog: str, argv: Sequence[str]) -> Reading | N
                 place += 1
                 continue
             if name not in options and not _note(reading, place, name, "option", _shown(options)):
+                _refuse_habit(reading, name, "option", options)
                 return None
             option = options[name if name in options else reading.slips[-1].meant[0]]
             reading.options.update(_names(option))
@@ -76,6 +85,7 @@ def _read(command: click.Command, prog: str, argv: Sequence[str]) -> Reading | N
                 commands = reading.command.commands
                 shown = [name for name, one in commands.items() if not one.hidden]
                 if word not in commands and not _note(reading, place, word, "command", shown):
+                    _refuse_habit(reading, word, "command", options)
                     return None
                 word = word if word in commands else reading.slips[-1].meant[0]
                 reading.command = commands[word]
@@ -91,6 +101,13 @@ def _note(reading: Reading, place: int, word: str, kind: str, known: Sequence[st
     if meant:
         reading.slips.append(Slip(place, word, kind, reading.path, meant))
     return bool(meant)
+
+
+def _refuse_habit(reading: Reading, word: str, kind: str, options: Mapping[str, click.Option]) -> None:
+    meant = _HABITS.get(word)
+    if meant in options:
+        line = f"{reading.path} {meant}"
+        raise UsageError("USAGE", f"{reading.path} has no {kind} {word!r}: did you mean {line}?", actions=[line])
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:

@@ -412,6 +412,8 @@ def _typed(call: Call, error: Exception) -> LoreError:
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else call.command
         message = "name a command" if isinstance(error, click.exceptions.NoArgsIsHelpError) else error.format_message()
+        if hasattr(error, "possibilities"):
+            message = error.message  # click calls near what is not: what is has been named by lore.correcting
         return UsageError("USAGE", message, command=command)
     if isinstance(error, click.Abort):
         return LoreError("INTERRUPTED", "stopped by Ctrl-C")

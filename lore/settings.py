@@ -6,7 +6,6 @@ a cloned repository could send the token elsewhere. An empty value counts as not
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
@@ -18,14 +17,17 @@ from typing import Any, Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from lore.core.errors import SettingError
+from lore.core.nearest import near
 from lore.core.refs import normalise_base_url, redact_url
 
 __all__ = [
     "NAMES",
     "Secret",
     "Settings",
+    "change_action",
     "config_file",
     "default_embedder",
+    "duration_words",
     "parse_duration_ms",
     "read_settings",
     "redact_url",
@@ -41,6 +43,11 @@ _MOST_FILE_BYTES: Final = 262_144
 _MOST_DURATION_MS: Final = 3650 * 86_400_000
 
 _UNITS_MS: Final = {"": 1000, "ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+# As the README makes them: for nobody else to read.
+_EDIT: Final = (
+    '(umask 077; mkdir -p "${XDG_CONFIG_HOME:-$HOME/.config}/lore"'
+    ' && ${EDITOR:-vi} "${XDG_CONFIG_HOME:-$HOME/.config}/lore/env")'
+)
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 
 
@@ -226,6 +233,25 @@ def parse_duration_ms(text: str) -> int:
     return duration_ms
 
 
+def duration_words(duration_ms: float) -> str:
+    """Return a time as it is written in a setting: `90d`, `24h`, `15m`, `60s`, `500ms`."""
+    for unit in ("d", "h", "m", "s"):
+        count, rest = divmod(duration_ms, _UNITS_MS[unit])
+        if not rest and count >= (1 if unit == "s" else 2):
+            return f"{count:.0f}{unit}"
+    return f"{duration_ms:.0f}ms"
+
+
+def change_action(name: str = "", source: str = "default") -> str:
+    """Return the command that changes a setting: without it where the environment has it, else the settings file.
+
+    Args:
+        name: The setting; empty: not known, or several.
+        source: As in `Settings.sources`.
+    """
+    return f"env -u {name} lore doctor" if name and source.split(",", maxsplit=1)[0] == "environment" else _EDIT
+
+
 @dataclass(frozen=True)
 class _Written:
     """What the settings file says; `is_open`: others than us may read or write it."""
@@ -293,7 +319,9 @@ def _parsed(known: _Name, text: str, source: str, *, environ: Mapping[str, str])
         shown = shown if len(shown) <= 120 else f"{shown[:120]}…"
         # A URL that cannot be read may hold a password where redact_url does not find it.
         said = "" if known.attribute.endswith("_url") else f", not {shown!r}"
-        raise SettingError("BAD_SETTING", f"{known.name} ({source}) must be {error}{said}") from None
+        raise SettingError(
+            "BAD_SETTING", f"{known.name} ({source}) must be {error}{said}", setting=known.name, source=source
+        ) from None
 
 
 def _read_token(
@@ -322,7 +350,9 @@ def _token_from(name: str, text: str, source: str, written: _Written) -> Secret:
             actions=[f"chmod 600 {written.path}", "lore doctor"],
         )
     if not _is_token(text):
-        raise SettingError("BAD_SETTING", f"{name} ({source}) must be one word of printable ASCII")
+        raise SettingError(
+            "BAD_SETTING", f"{name} ({source}) must be one word of printable ASCII", setting=name, source=source
+        )
     return Secret(text)
 
 
@@ -360,8 +390,9 @@ def _unknown_names(values: Mapping[str, Any], source: str) -> list[tuple[str, st
     warnings = []
     for name in sorted(values):
         if name.startswith("LORE_") and name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1)
-            hint = f": did you mean {near[0]}?" if near else ""
+            # Without what all of them begin with, or everything is near everything.
+            meant = near(name.removeprefix("LORE_"), [known.removeprefix("LORE_") for known in NAMES])
+            hint = f": did you mean {' or '.join(f'LORE_{one}' for one in meant)}?" if meant else ""
             warnings.append(("UNKNOWN_SETTING", f"{name!r} ({source}) is no setting of lore{hint}"))
     return warnings
 

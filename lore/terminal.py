@@ -175,7 +175,10 @@ def show_checks(checks: Iterable[Mapping[str, Any]]) -> None:
     out = open_out(sys.stdout)
     for check in checks:
         mark, style = ("ok", "green") if check["is_ok"] else ("not ok", "red")
-        print_line(out, f"{mark:<7} {check['name']}: {check['detail']}", style)
+        first, *rest = str(check["detail"]).split("\n")
+        print_line(out, f"{mark:<7} {check['name']}: {first}", style)
+        for line in rest:
+            print_line(out, f"        {line}")
         if check.get("action"):
             print_line(out, f"  try: {check['action']}")
 

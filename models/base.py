@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import peewee
 
-from lore.core.errors import BusyError, SettingError, StorageError
+from lore.core.errors import BusyError, StorageError
 from models import turns
 
 database: Final = peewee.DatabaseProxy()
@@ -136,11 +136,9 @@ def open_database(url: str, *, idle_in_transaction_s: float = 60.0) -> peewee.Da
         try:
             import psycopg  # noqa: F401, PLC0415  # peewee finds the driver by itself, and says less when it is missing
         except ImportError as error:
-            raise SettingError(
-                "MISSING_EXTRA",
-                "LORE_DATABASE_URL names PostgreSQL, whose driver comes with the extra `postgres`",
-                actions=["pipx install --force 'gitlab-lore[postgres]'"],
-            ) from error
+            from lore.extras import missing_extra  # noqa: PLC0415  # what is read for it is not cheap
+
+            raise missing_extra("postgres", "PostgreSQL, which LORE_DATABASE_URL names,") from error
         url = "postgresql://" + url.split("://", 1)[1]
         opened: peewee.Database = PostgresqlDatabase(url, idle_in_transaction_s=idle_in_transaction_s)
     else:

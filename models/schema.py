@@ -30,6 +30,7 @@ _NETWORK_FILE_SYSTEMS: Final = (
     "lustre",
     "webdav",
 )
+_KERNEL_FILE_SYSTEMS: Final = ("proc", "sysfs", "cgroup", "cgroup2", "devpts")
 
 
 def bring_up() -> list[str]:
@@ -105,6 +106,29 @@ def _alone() -> Iterator[None]:
         yield
 
 
+def check_room(path: Path) -> None:
+    """Do nothing if a SQLite database can be made at this path; nothing is made.
+
+    Raises:
+        StorageError: DATABASE_UNREACHABLE.
+        SettingError: NETWORK_FILE_SYSTEM.
+    """
+    folder = path.parent
+    while not os.path.exists(folder):  # unlike Path.exists, of a folder that we may not enter too
+        folder = folder.parent
+    point, kind = _file_system(folder)
+    if not folder.is_dir():
+        said = f"{folder} is no folder"
+    elif kind in _KERNEL_FILE_SYSTEMS:  # root may write everywhere, and yet makes no file here
+        said = f"{point} is no disk, but {kind}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        said = f"you may not write to {folder}"
+    else:
+        _refuse_network(folder)
+        return
+    raise StorageError("DATABASE_UNREACHABLE", f"the database {path} cannot be made: {said}")
+
+
 def _make_room() -> None:
     """Make the folder and the file of a SQLite database, for nobody else to read."""
     path = _sqlite_file()
@@ -127,11 +151,11 @@ def _sqlite_file() -> Path | None:
     return Path(str(opened.database))
 
 
-def _refuse_network(folder: Path) -> None:
-    """Refuse a folder whose file system does not keep SQLite's locks (Linux tells; elsewhere it is not known)."""
+def _file_system(folder: Path) -> tuple[str, str]:
+    """Return where a folder's file system is mounted, and its kind; empty where it is not known (Linux tells)."""
     mounts = Path("/proc/self/mounts")
     if not mounts.exists():
-        return
+        return "", ""
     resolved = str(folder.resolve())
     best = ("", "")
     for line in mounts.read_text(errors="replace").splitlines():
@@ -139,9 +163,15 @@ def _refuse_network(folder: Path) -> None:
         point = point.replace("\\040", " ")
         if (resolved == point or resolved.startswith(point.rstrip("/") + "/")) and len(point) >= len(best[0]):
             best = (point, kind)
-    if best[1].startswith(_NETWORK_FILE_SYSTEMS):
+    return best
+
+
+def _refuse_network(folder: Path) -> None:
+    """Refuse a folder whose file system does not keep SQLite's locks."""
+    point, kind = _file_system(folder)
+    if kind.startswith(_NETWORK_FILE_SYSTEMS):
         raise SettingError(
             "NETWORK_FILE_SYSTEM",
-            f"SQLite does not work on the network file system {best[1]} at {best[0]}: "
+            f"SQLite does not work on the network file system {kind} at {point}: "
             "set LORE_DATABASE_URL to a local file or to PostgreSQL",
         )

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import runpy
 import shlex
 import signal
 import socket
@@ -371,6 +372,13 @@ def interrupted(world: World) -> None:
     world.patch().setattr(workers, "open_ledger", lambda settings: signal.raise_signal(signal.SIGINT))
 
 
+def demo_that_fails(world: World) -> None:
+    def run_module(name: str, **_: Any) -> None:
+        raise SystemExit(int(Exit.PREFLIGHT))
+
+    world.patch().setattr(runpy, "run_module", run_module)
+
+
 def buggy(world: World) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("nobody expected this")
@@ -457,6 +465,7 @@ MET: dict[str, Met] = {
     "STILL_RUNNING": Met(f"{SUBMIT} --timeout 0.1", environ=WITH_REDIS),
     "DETACHED": Met(f"{SUBMIT} --wait", interrupt_once_waited_for, WITH_REDIS),
     "INTERRUPTED": Met("lore sync-runs", interrupted),
+    "DEMO_FAILED": Met("lore demo", demo_that_fails, exit=Exit.PREFLIGHT),
     "INTERNAL": Met("lore sync-runs", buggy),
 }
 # Codes that an entity can have as well as a run, and the other way to one.
@@ -576,7 +585,7 @@ def without_run(text: str) -> str:
 
 
 # What lore tells to run besides itself.
-OTHERS = {"chmod", "curl", "pipx"}
+OTHERS = {"chmod", "curl", sys.executable}
 
 
 def check_actions(code: str, actions: list[str]) -> None:

@@ -37,6 +37,7 @@ from cli.tools import offers
 from lore.core import plan
 from lore.core.errors import LoreError, UsageError
 from lore.core.plan import Entity
+from lore.extras import install_action
 from models import base
 from models.ledger import Run
 
@@ -322,7 +323,7 @@ def test_without_its_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyP
 
     error = json.loads(capsys.readouterr().out)["error"]
     assert (status, error["code"]) == (3, "MISSING_EXTRA")
-    assert "pip install 'gitlab-lore[mcp]'" in error["message"]
+    assert error["actions"] == [install_action("mcp")]
 
 
 def test_every_tool_has_a_schema_of_the_commands_own_parameters() -> None:

@@ -5,11 +5,14 @@ A SQLite file that is not there is not made; a database that is there is brought
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import count
+from pathlib import Path
 from typing import Final
 
 import dramatiq
@@ -19,12 +22,13 @@ from lore.core import payloads
 from lore.core import runs as rules
 from lore.core.errors import LoreError
 from lore.logs import get_logger
-from lore.settings import ATTRIBUTES, Settings, redact_url
-from models import base, codes, fulltext, vectors
+from lore.settings import ATTRIBUTES, Settings, change_action, duration_words, redact_url
+from models import base, codes, fulltext, schema, vectors
 from models.documents import Document
 from models.ledger import Run
+from models.locks import ProjectLock
 from models.queue import Task
-from workers import documents, findings, open_ledger, resources
+from workers import QUEUES, RUN_QUEUES, SYNC_QUEUES, documents, findings, open_ledger, resources
 
 log = get_logger(__name__)
 
@@ -32,7 +36,8 @@ log = get_logger(__name__)
 READING_SCOPES: Final = ("read_api", "api")
 # A token that ends sooner than this is better made anew today.
 TOKEN_DAYS: Final = 7
-WRITE_SETTINGS: Final = '${EDITOR:-vi} "${XDG_CONFIG_HOME:-$HOME/.config}/lore/env"'
+# What SQLite says of a file that is no database, or is one no longer.
+_DAMAGED: Final = ("file is not a database", "disk image is malformed", "malformed database schema")
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def _settings(settings: Settings) -> Iterator[Check]:
             problem = settings.token_problem
             detail = problem.message if problem else "no token"
             action = next((action for action in (problem.actions if problem else []) if action != "lore doctor"), None)
-            yield Check(name, False, detail, action or WRITE_SETTINGS)
+            yield Check(name, False, detail, action or _change("gitlab_token", settings))
             continue
         yield Check(name, True, f"{_shown(attribute, value)} ({source})")
 
@@ -92,13 +97,13 @@ def _shown(attribute: str, value: object) -> str:
     if value is None:
         return "not set"
     if isinstance(value, (int, float)) and attribute.endswith(("_ms", "_s")):
-        return f"{value / 1000 if attribute.endswith('_ms') else value:g} s"
+        return duration_words(value if attribute.endswith("_ms") else round(value * 1000))
     return redact_url(str(value))
 
 
 def _gitlab(settings: Settings) -> Iterator[Check]:
     if settings.gitlab_token is None:
-        yield Check("gitlab", False, f"{settings.gitlab_url} was not asked: there is no token", WRITE_SETTINGS)
+        yield Check("gitlab", False, f"{settings.gitlab_url} was not asked: there is no token", change_action())
         return
     from lore.gitlab import GitLab  # noqa: PLC0415  # httpx is paid for here only
     from lore.http import build_client  # noqa: PLC0415  # the same
@@ -126,9 +131,9 @@ def judge_token(known: payloads.TokenInfo | None, *, today: date) -> Check:
     scopes = list(known.scopes) if isinstance(known.scopes, tuple) else []
     detail = f"scopes {', '.join(scopes) or 'unknown'}"
     if known.revoked is True or known.active is False:
-        return Check("token", False, f"{detail}; it is revoked or expired", WRITE_SETTINGS)
+        return Check("token", False, f"{detail}; it is revoked or expired", change_action())
     if scopes and not set(scopes) & set(READING_SCOPES):
-        return Check("token", False, f"{detail}; read_api is needed", WRITE_SETTINGS)
+        return Check("token", False, f"{detail}; read_api is needed", change_action())
     return _judge_expiry(known.expires_at, detail, today=today)
 
 
@@ -141,13 +146,14 @@ def _judge_expiry(expires_at: object, detail: str, *, today: date) -> Check:
         return Check("token", True, f"{detail}; expires {expires_at}")
     detail = f"{detail}; expires {expires_at}, in {days} days"
     if days < TOKEN_DAYS:
-        return Check("token", False, detail, WRITE_SETTINGS)
+        return Check("token", False, detail, change_action())
     return Check("token", True, detail)
 
 
 def _database(settings: Settings) -> Iterator[Check]:
     path = settings.sqlite_path
-    if path is not None and not path.exists():
+    if path is not None and not os.path.exists(path):
+        schema.check_room(path)
         yield Check("database", True, f"{path} is not there yet; the first run makes it")
         return
     open_ledger(settings)
@@ -155,6 +161,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         with base.read():
             runs = _count(Run.select(Run.status, peewee.fn.COUNT(Run.run_id)).group_by(Run.status))
             tasks = _count(Task.select(Task.status, peewee.fn.COUNT(Task.id)).group_by(Task.status))
+            lease_ms = _longest_lease_ms()
             backlog = documents.backlog_size()
             built, indexed = Document.select().count(), fulltext.count()
         left = findings.outlook(queue_deadline_ms=settings.queue_deadline_ms, ledger_keep_ms=settings.ledger_keep_ms)
@@ -166,7 +173,9 @@ def _database(settings: Settings) -> Iterator[Check]:
     waiting = {status: count for status, count in runs.items() if status in rules.OPEN_STATUSES}
     open_tasks = sum(tasks.get(status, 0) for status in rules.OPEN_TASKS)
     said = ", ".join(f"{count} {status}" for status, count in sorted(waiting.items())) or "no open run"
-    yield Check("runs", True, f"{said}; {open_tasks} open tasks")
+    # Whoever died holds them until then; whoever lives makes it later, time and again.
+    held = f"; worked on, or left by who died: the last lease ends in {lease_ms / 1000:.0f} s" if lease_ms > 0 else ""
+    yield Check("runs", True, f"{said}; {open_tasks} open tasks{held}")
     # A worker sweeps every second: what is still there belongs to nobody.
     detail = ", ".join(f"{what} {count}" for what, count in left.items()) or "nothing to do"
     yield Check("sweeper", not left, detail, "lore sweep" if left else None)
@@ -175,6 +184,16 @@ def _database(settings: Settings) -> Iterator[Check]:
     # One index row a document: anything else is a bug of ours, and building them anew mends it.
     yield Check("search", built == indexed, f"{built} documents, {indexed} in the full-text index")
     yield embeddings
+
+
+def _longest_lease_ms() -> int:
+    """Return for how long anything of an open run is still held; 0 or less where nothing is."""
+    ends = (
+        Run.select(peewee.fn.MAX(Run.stage_until)).where(Run.status.in_(rules.OPEN_STATUSES)),
+        Task.select(peewee.fn.MAX(Task.claimed_until)).where(Task.status == rules.CLAIMED),
+        ProjectLock.select(peewee.fn.MAX(ProjectLock.until)).where(ProjectLock.owner.is_null(False)),
+    )
+    return max(query.scalar() or 0 for query in ends) - base.now_ms()
 
 
 def _embeddings(settings: Settings) -> Check:
@@ -186,7 +205,7 @@ def _embeddings(settings: Settings) -> Check:
         assert embedder is not None
         embedder.embed(["engine room"])  # also a server that is there may not have the model
     except LoreError as error:
-        return Check("embeddings", False, f"{error.code}: {error.message}", WRITE_SETTINGS)
+        return Check("embeddings", False, f"{error.code}: {error.message}", _change("embeddings", settings))
     with base.read():
         lacking, models = vectors.lacking(embedder.model), vectors.models()
         compared = _compared()
@@ -226,8 +245,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
         version = known.get("valkey_version") or known.get("redis_version")
         yield Check("redis", True, f"{shown}, version {version}")
         dramatiq.set_broker(broker)
-        alive = sorted(live_workers())
-        yield Check("workers", bool(alive), ", ".join(alive) or "no worker is alive", None if alive else "lore worker")
+        yield judge_workers(live_workers())
         aside = int(broker.client.get(SET_ASIDE_COUNT) or 0)
         mend = f"redis-cli -u {shlex.quote(shown)} del {SET_ASIDE} {SET_ASIDE_COUNT}" if aside else None
         yield Check("messages", not aside, f"{aside} undecodable messages were set aside", mend)
@@ -236,6 +254,23 @@ def _redis(settings: Settings) -> Iterator[Check]:
         yield Check("redis", False, detail, "LORE_REDIS_URL=off lore doctor")
     finally:
         broker.client.close()
+
+
+def judge_workers(alive: Sequence[str]) -> Check:
+    """Say which queues of a run, and of a sync, no worker serves.
+
+    Args:
+        alive: As `workers.broker.live_workers` returns them.
+    """
+    if not alive:
+        return Check("workers", False, "no worker is alive", "lore worker")
+    served = {queue for worker in alive for queue in worker.rsplit(" ", 1)[-1].split(",")}
+    lacking = [queue for queue in QUEUES if queue not in served]
+    detail = ", ".join(sorted(alive))
+    for what, queues in (("run", RUN_QUEUES), ("sync", SYNC_QUEUES)):
+        if named := [queue for queue in queues if queue in lacking]:
+            detail += f"; of a {what}, nobody serves {', '.join(named)}"
+    return Check("workers", not lacking, detail, f"lore worker --queues {','.join(lacking)}" if lacking else None)
 
 
 def _count(query: peewee.ModelSelect) -> dict[str, int]:
@@ -247,10 +282,25 @@ def _own_action(error: LoreError, settings: Settings) -> str:
     action = next((action for action in error.actions if action != "lore doctor"), None)
     if action is not None:
         return action
-    if error.code in ("GITLAB_UNAUTHORIZED", "GITLAB_FORBIDDEN", "TLS_UNTRUSTED", "BAD_SETTING"):
-        return WRITE_SETTINGS
-    if error.code == "MISSING_EXTRA":
-        return "pipx install --force 'gitlab-lore[postgres]'"
-    if error.code.startswith("GITLAB"):
+    if any(words in error.message for words in _DAMAGED) and settings.sqlite_path is not None:
+        return _put_aside(settings.sqlite_path)
+    if error.code.startswith(("DATABASE", "NETWORK")):
+        return _change("database_url", settings)
+    if error.code.startswith("GITLAB") and error.code not in ("GITLAB_UNAUTHORIZED", "GITLAB_FORBIDDEN"):
         return shlex.join(["curl", "-sSI", settings.gitlab_url])
-    return WRITE_SETTINGS
+    return change_action()
+
+
+def _put_aside(path: Path) -> str:
+    """Return the command that keeps a damaged database with its log, so that a new one is made in its place."""
+    files = [str(one) for one in (path, Path(f"{path}-wal"), Path(f"{path}-shm")) if one.exists()]
+    aside = next(name for number in count() if not os.path.exists(name := f"{path}.damaged{number or ''}"))
+    return f"{shlex.join(['mkdir', aside])} && {shlex.join(['mv', *files, aside])} && lore sync"
+
+
+def _change(attribute: str, settings: Settings) -> str:
+    """Return the command that changes what a setting says, wherever it was said."""
+    source = settings.sources.get(attribute, "default")
+    if attribute == "gitlab_token":  # three names fill it
+        return change_action(source.rpartition(" ")[-1], source)
+    return change_action(next(name for name, filled in ATTRIBUTES.items() if filled == attribute), source)

@@ -14,6 +14,7 @@ A class says what the *caller* does about it; a code says what happened and neve
     ├── StorageError         the database
     │   └── BusyError        the database was busy or the connection was lost: try the whole step again
     ├── BrokerError          Redis
+    ├── DemoError            the demo did not come to its end
     └── RunError             the run itself ended, or goes on, otherwise than asked
 """
 
@@ -210,6 +211,7 @@ CODES: dict[str, Code] = {
         ("lore sync-runs --run-id {run_id} --follow", "lore cancel {run_id}"),
     ),
     "INTERRUPTED": Code("stopped by Ctrl-C, or by `lore mcp` as it took too long", Exit.DETACHED),
+    "DEMO_FAILED": Code("the demo did not come to its end", Exit.BUG, ("lore demo --no-redis", "lore doctor")),
     "INTERNAL": Code("a bug of ours", Exit.BUG, ("lore doctor",)),
 }
 
@@ -310,6 +312,23 @@ class BusyError(StorageError):
 
 class BrokerError(LoreError):
     """Redis cannot do it."""
+
+
+class DemoError(LoreError):
+    """The demo did not come to its end.
+
+    Args:
+        status: The exit status of what it ended with.
+    """
+
+    def __init__(self, code: str, message: str, *, status: int) -> None:
+        super().__init__(code, message)
+        self._status = status
+
+    @property
+    def exit(self) -> Exit:
+        """What ended the demo, else the code's own status."""
+        return Exit(self._status) if self._status in set(Exit) else CODES[self.code].exit
 
 
 class RunError(LoreError):

@@ -87,6 +87,30 @@ def test_sync_run_is_read_as_sync_runs_and_a_slip_in_a_writing_command_is_not(ca
     assert not ledger.submitted
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("lore help", "lore --help"),
+        ("lore --robot version", "lore --version"),
+        ("lore -V", "lore --version"),
+        ("lore show -h", "lore show --help"),
+        ("lore-submit -h", "lore-submit --help"),
+    ],
+)
+def test_what_other_programs_call_help_and_version_is_named(call: Caller, line: str, meant: str) -> None:
+    answer = call(line if "--robot" in line else f"{line} --robot")
+
+    assert answer.status == Exit.USAGE
+    assert f"did you mean {meant}?" in answer.json["error"]["message"]
+    assert answer.json["error"]["actions"] == [meant]
+
+
+def test_an_option_that_is_near_nothing_is_compared_to_nothing(call: Caller) -> None:
+    answer = call("lore worker --foo")
+
+    assert answer.err == "error: No such option '--foo'.\n  code: USAGE\n  try: lore worker --help\n"
+
+
 def test_sync_runs_shows_one_run_and_exits_0_though_it_failed(call: Caller, ledger: Ledger) -> None:
     ledger.error, ledger.status = failed(), "failed"
 

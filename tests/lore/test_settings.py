@@ -372,12 +372,13 @@ def test_a_url_that_is_set_is_not_asked_for_again(tmp_path: Path) -> None:
 def test_a_misspelt_name_is_warned_of_with_the_nearest_one(tmp_path: Path) -> None:
     write_config(tmp_path, "LORE_PROJCT=g/p\n")
 
-    warnings = read_settings(home(tmp_path, LORE_GITLAB_TOKNE=SECRET, LORE_XYZZY="1")).warnings
+    warnings = read_settings(home(tmp_path, LORE_GITLAB_TOKNE=SECRET, LORE_TYPO="1")).warnings
 
     assert [code for code, _ in warnings] == ["UNKNOWN_SETTING"] * 3
     text = "\n".join(message for _, message in warnings)
     assert "did you mean LORE_GITLAB_TOKEN?" in text
     assert "did you mean LORE_PROJECT?" in text
+    assert "'LORE_TYPO' (environment) is no setting of lore\n" in text
     assert SECRET not in text
 
 

@@ -207,3 +207,9 @@ def test_an_event_is_one_line_of_visible_text() -> None:
     }
 
     assert event_line(event) == "1970-01-01T00:00:00Z  preflight  opened  a=\\n"
+
+
+def test_a_check_of_several_lines_is_shown_as_lines(capsys: Any) -> None:
+    show_checks([{"name": "token", "is_ok": False, "detail": "write:\n  A=1\x1b", "action": None}])
+
+    assert capsys.readouterr().out == "not ok  token: write:\n          A=1\\x1b\n"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -17,7 +20,8 @@ from lore.core.payloads import TokenInfo
 from lore.settings import Settings, read_settings
 from models import base
 from models.ledger import Project, Run
-from workers.doctor import Check, checks, judge_token
+from workers import QUEUES
+from workers.doctor import Check, checks, judge_token, judge_workers
 
 TOKEN = "glpat-s3cr3t"
 TODAY = date(2026, 11, 23)
@@ -102,13 +106,65 @@ def test_a_database_that_is_not_there_is_not_made(unreachable: Settings, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["/proc/x/lore.db", "/sys/lore.db", "/dev/null/x", "{tmp_path}/file/x/lore.db"])
+@pytest.mark.skipif(not Path("/proc/self/mounts").exists(), reason="Linux has these")
+def test_a_database_that_can_never_be_made_is_not_ok(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    path = place.format(tmp_path=tmp_path)
+    environ = {"HOME": str(tmp_path), "LORE_DATABASE_URL": path}
+
+    check = by_name(read_settings(environ))["database"]
+
+    assert not check.is_ok
+    assert check.detail.startswith(f"DATABASE_UNREACHABLE: the database {path} cannot be made")
+    assert check.action == "env -u LORE_DATABASE_URL lore doctor"
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_may_not_be_written_is_not_ok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+
+    check = by_name(read_settings({"HOME": str(tmp_path)}))["database"]
+
+    assert check.detail.endswith(f"you may not write to {tmp_path}")
+    assert "lore/env" in str(check.action)
+
+
+def test_a_setting_of_a_time_reads_as_it_is_written(tmp_path: Path) -> None:
+    found = by_name(read_settings({"HOME": str(tmp_path), "LORE_LOCK_LEASE": "1.5", "LORE_GITLAB_TIMEOUT": "1s"}))
+
+    said = {name: check.detail.split(" ")[0] for name, check in found.items()}
+    assert said["LORE_LEDGER_KEEP"] == "90d"
+    assert said["LORE_QUEUE_DEADLINE"] == "24h"
+    assert said["LORE_RUN_DEADLINE"] == "15m"
+    assert said["LORE_CLAIM_LEASE"] == "60s"
+    assert said["LORE_GITLAB_TIMEOUT"] == "1s"
+    assert said["LORE_LOCK_LEASE"] == "1500ms"
+
+
+def test_the_queues_that_nobody_serves_are_named_with_the_worker_that_would() -> None:
+    no_fetch = ["vm:1 commit,documents,embed,plan", "vm:2 sync_fetch,sync_commit,sync_documents,sync_embed"]
+
+    check = judge_workers(no_fetch)
+
+    assert not check.is_ok
+    assert check.detail.endswith("sync_embed; of a run, nobody serves preflight, fetch")
+    assert check.action == "lore worker --queues preflight,fetch"
+    only_runs = judge_workers(["vm:1 preflight,fetch,commit,documents,embed"])
+    assert only_runs.action == "lore worker --queues plan,sync_fetch,sync_commit,sync_documents,sync_embed"
+    assert "of a run" not in only_runs.detail
+    assert judge_workers([f"vm:1 {','.join(QUEUES)}"]) == Check("workers", True, f"vm:1 {','.join(QUEUES)}")
+    assert judge_workers([]).action == "lore worker"
+
+
 def test_a_missing_token_names_what_to_write(unreachable: Settings) -> None:
     problem = SettingError("NO_TOKEN", "no token is set")
-    without = dataclasses.replace(unreachable, gitlab_token=None, token_problem=problem)
+    without = dataclasses.replace(unreachable, gitlab_token=None, token_problem=problem, sources={})
 
     found = by_name(without)
 
     assert found["LORE_GITLAB_TOKEN"].detail == "no token is set"
+    assert "mkdir -p" in str(found["LORE_GITLAB_TOKEN"].action)
     assert "lore/env" in str(found["LORE_GITLAB_TOKEN"].action)
     assert not found["gitlab"].is_ok
 
@@ -138,14 +194,34 @@ def test_a_run_over_its_deadline_asks_for_the_sweeper(ledger: Any, settings: Set
     assert found["backlog"].detail.startswith("0 issues and merge requests")
 
 
-def test_a_database_that_cannot_be_opened_is_a_check(unreachable: Settings, tmp_path: Path) -> None:
-    path = tmp_path / "lore.db"
+def test_what_is_still_held_is_said_with_the_end_of_its_lease(ledger: Any, settings: Settings) -> None:
+    now = base.now_ms()
+    with base.write():
+        project = Project.insert(gitlab_url="http://gitlab.test", path_with_namespace="g/p").execute()
+        known = {"project": project, "kind": "surgical", "mode": "commit", "stage": "documents", "options": "{}"}
+        times = {"trigger": "cli", "created_at": now, "stage_at": now, "stage_until": now + 50_000}
+        Run.insert(run_id="killed", status="documents", **known, **times).execute()
+    base.disconnect()
+
+    found = {check.name: check for check in checks(dataclasses.replace(settings, gitlab_token=None))}
+
+    assert re.search(r"; worked on, or left by who died: the last lease ends in [45][0-9] s$", found["runs"].detail)
+
+
+def test_a_damaged_database_is_put_aside_by_its_action(unreachable: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "it's" / "lore.db"
+    path.parent.mkdir()
+    (tmp_path / "it's" / "lore.db.damaged").touch()
     path.write_bytes(b"this is no database" * 100)
 
-    found = by_name(dataclasses.replace(unreachable, database_url=f"sqlite://{path}"))
+    check = by_name(dataclasses.replace(unreachable, database_url=f"sqlite://{path}"))["database"]
 
-    assert not found["database"].is_ok
-    assert found["database"].action
+    assert not check.is_ok
+    mend, then = str(check.action).rsplit(" && ", 1)
+    subprocess.run(["/bin/sh", "-c", mend], check=True)
+    assert then == "lore sync"
+    assert not path.exists()
+    assert (tmp_path / "it's" / "lore.db.damaged1" / "lore.db").exists()
 
 
 @pytest.mark.slow
