@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import msgspec
 
@@ -519,7 +519,8 @@ def _raise_for(response: httpx.Response, body: bytes, path: str, auth: _TokenAut
     if status < 400:
         raise RefusedError("GITLAB_REDIRECT", f"GitLab answers {status}: {at}")
     if status == 401:
-        raise RefusedError("GITLAB_UNAUTHORIZED", f"GitLab does not accept the token: {at}")
+        # It says nothing of the path: whichever request is answered first would be named.
+        raise RefusedError("GITLAB_UNAUTHORIZED", f"GitLab does not accept the token{f' ({detail})' if detail else ''}")
     if status == 403:
         raise RefusedError("GITLAB_FORBIDDEN", f"the token may not read {at}")
     if status == 404:
@@ -531,11 +532,13 @@ def _not_found(response: httpx.Response, body: bytes, path: str) -> RefusedError
     if not _is_json(response):
         hint = "; the answer is not of GitLab's API: is LORE_GITLAB_URL right?"
     else:
-        hint = ", or the token cannot see it"
-    is_project = re.fullmatch(r"/projects/[^/]+", path) is not None
+        hint = " (or this token may not see it)"
+    project = re.match(r"/projects/([^/]+)", path)
+    is_project = project is not None and project.end() == len(path)
     if is_project or "404 Project Not Found" in _messages(response, body):
-        return RefusedError("PROJECT_NOT_FOUND", f"GitLab has no such project: {path}{hint}")
-    return RefusedError("GITLAB_NOT_FOUND", f"GitLab has no {path}{hint}")
+        name = unquote(project[1]) if project is not None else path
+        return RefusedError("PROJECT_NOT_FOUND", f"GitLab has no project {name}{hint}", hint=hint)
+    return RefusedError("GITLAB_NOT_FOUND", f"GitLab has no {path}{hint}", hint=hint)
 
 
 def _bad_payload(path: str, reason: str) -> RefusedError:

@@ -140,7 +140,7 @@ def _fetch_all(claims: Sequence[Claim]) -> None:
             return
         except LoreError as error:
             live.claims.remove(held)
-            _fail(held, error)
+            _fail(held, error, is_read=bool(fetched))
             _give_back(live.claims)
             return
         except Exception as error:
@@ -406,14 +406,16 @@ def _wait_or_fail(held: Claim, error: PassingError) -> bool:
     return False
 
 
-def _fail(held: Claim, error: LoreError) -> None:
+def _fail(held: Claim, error: LoreError, *, is_read: bool = False) -> None:
+    """Fail a task and its entity; `is_read`: another endpoint of the entity has answered."""
     moved = None
     with write():
         if not moves.lock_run(held.run_id, runs.PREFLIGHT):
             return
         if not Task.select().where(*is_held(held)).exists():
             return
-        moves.fail_task(held.task_id, held.run_id, held.entity_type, held.iid, code=error.code, message=error.message)
+        message = _named(held, error, is_read=is_read)
+        moves.fail_task(held.task_id, held.run_id, held.entity_type, held.iid, code=error.code, message=message)
         _record(held, "fetch_failed", error, message=error.message[:500])
         moved = moves.end_preflight(held.run_id)
     log.warning("fetch_failed", code=error.code, cause=error.message)
@@ -424,6 +426,20 @@ def _fail(held: Claim, error: LoreError) -> None:
 def _record(held: Claim, event: str, error: LoreError, **detail: Any) -> None:
     about = {"entity": _entity(held), "job": held.job_type, "code": error.code}
     moves.record(held.run_id, event, stage=runs.STAGE_PREFLIGHT, **about, **detail)
+
+
+def _named(held: Claim, error: LoreError, *, is_read: bool) -> str:
+    """Return an error's message; a 404 names what a person asked for, whichever of its endpoints was answered first."""
+    hint = error.context.get("hint")
+    if error.code not in ("GITLAB_NOT_FOUND", "PROJECT_NOT_FOUND") or hint is None:
+        return error.message
+    project = Project.select(Project.path_with_namespace).where(Project.project_id == held.project_id).scalar()
+    if error.code == "PROJECT_NOT_FOUND":
+        return f"GitLab has no project {project}{hint}"
+    of_it = (Task.scope_run == held.run_id, Task.entity_type == held.entity_type, Task.iid == held.iid)
+    if is_read or Task.select().where(*of_it, Task.status == runs.DONE).exists():
+        return error.message  # it is there: this endpoint alone is not
+    return f"{project} has no {_entity(held)}{hint}"
 
 
 def _give_back(claims: Sequence[Claim]) -> None:

@@ -354,6 +354,18 @@ def test_a_missing_project_is_told_from_a_missing_issue() -> None:
     assert failure(answer({"message": "404 Not found"}, 404), "/projects/3/issues/1").code == "GITLAB_NOT_FOUND"
 
 
+def test_a_missing_project_is_named_and_not_the_path_that_was_asked_for() -> None:
+    error = failure(answer({"message": "404 Project Not Found"}, 404), "/projects/tern%2Fnope/issues/1/closed_by")
+
+    assert error.message == "GitLab has no project tern/nope (or this token may not see it)"
+
+
+def test_a_token_that_is_not_accepted_is_said_without_a_path() -> None:
+    error = failure(answer({"message": "401 Unauthorized"}, 401), "/projects/3/issues/1/resource_state_events")
+
+    assert error.message == "GitLab does not accept the token (401 Unauthorized)"
+
+
 def test_a_404_that_is_not_of_the_api_asks_about_the_address() -> None:
     assert "LORE_GITLAB_URL" in failure(httpx.Response(404, html="<html>")).message
 

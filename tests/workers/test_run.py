@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from support import CONTENT_TABLES, ISSUE_7, MR_12, content, drain, open_tasks, refused, rows_of, status_of, submit
+from support import (
+    CONTENT_TABLES,
+    ISSUE_7,
+    MR_12,
+    PROJECT,
+    content,
+    drain,
+    open_tasks,
+    refused,
+    rows_of,
+    status_of,
+    submit,
+)
 
 from lore.core import plan
+from lore.core.errors import RefusedError
 from lore.core.plan import Entity
 from models.ledger import Project, RunEntity, RunSource
 from models.locks import ProjectLock
@@ -148,6 +161,49 @@ def test_a_project_that_is_not_there_ends_the_run_as_not_found(gitlab) -> None:
     error = runs.error_of(run_id)
     assert error is not None
     assert (error.code, int(error.exit)) == ("PROJECT_NOT_FOUND", 5)
+
+
+@pytest.mark.parametrize("first", [plan.OWN, plan.DISCUSSIONS, plan.DIFFS])
+def test_a_404_names_the_entity_whichever_endpoint_was_answered_first(gitlab, first: str) -> None:
+    said = "GitLab has no /projects/4711/merge_requests/12/x (or not seen)"
+    for job in (plan.OWN, plan.DISCUSSIONS, plan.DIFFS):
+        gitlab.set(MR_12, job, RefusedError("GITLAB_NOT_FOUND", said, hint=" (or not seen)"))
+    run_id = submit(MR_12)
+    drain(only={"preflight"})
+
+    fetch_first(first)
+    drain()
+
+    assert [failure.message for failure in runs.error_of(run_id).failures] == [f"{PROJECT} has no !12 (or not seen)"]
+    details = [event["detail"] for event in runs.read_events(run_id, 0) if event["event"] == "fetch_failed"]
+    assert [detail["message"] for detail in details] == [said]
+
+
+def test_a_404_of_one_list_of_an_entity_that_is_there_names_the_list(gitlab) -> None:
+    gitlab.set(MR_12, plan.DIFFS, RefusedError("GITLAB_NOT_FOUND", "GitLab has no …/diffs", hint=" (or not seen)"))
+    run_id = submit(MR_12)
+    drain(only={"preflight"})
+
+    fetch_first(plan.OWN)
+    drain()
+
+    assert [failure.message for failure in runs.error_of(run_id).failures] == ["GitLab has no …/diffs"]
+
+
+def test_a_missing_project_is_named_as_it_was_asked_for(gitlab) -> None:
+    error = RefusedError("PROJECT_NOT_FOUND", "GitLab has no project 4711 (or not seen)", hint=" (or not seen)")
+    gitlab.set(MR_12, plan.DIFFS, error)
+    run_id = submit(MR_12)
+
+    drain()
+
+    assert runs.error_of(run_id).message == f"GitLab has no project {PROJECT} (or not seen)"
+
+
+def fetch_first(job_type: str) -> None:
+    from workers.preflight import fetch
+
+    fetch.fn(Task.select(Task.id).where(Task.job_type == job_type).scalar())
 
 
 def test_every_failure_of_a_run_is_named_not_only_the_first(gitlab) -> None:
