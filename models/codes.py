@@ -131,6 +131,9 @@ def read_vectors(ids: Sequence[int]) -> list[tuple[int, int, bool, bytes]]:
 def filtered_ids(filters: Filters) -> str:
     """Return the ids of the documents that pass, as one text with commas between."""
     where, values = filters.sql()
-    function = "string_agg(d.id::text, ',')" if is_postgresql() else "group_concat(d.id)"
-    row: Any = database.execute_sql(f"SELECT {function} FROM documents d WHERE true{where}", values).fetchone()
+    if is_postgresql():
+        listed = "string_agg(d.document_id::text, ',') FROM document_terms d"
+    else:
+        listed = "group_concat(d.id) FROM documents d"
+    row: Any = database.execute_sql(f"SELECT {listed} WHERE true{where}", values).fetchone()
     return row[0] or ""
