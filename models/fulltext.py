@@ -122,20 +122,23 @@ def count() -> int:
 
 def _vector(title: Sequence[str], body: Sequence[str]) -> str:
     """Return the text form of a tsvector; terms are letters and digits, so that nothing needs an escape."""
+    count = len(title) + len(body)
+    places = [f"{place}A" for place in range(1, min(len(title), _MAX_POSITION) + 1)]
+    places += map(str, range(len(places) + 1, min(count, _MAX_POSITION) + 1))
+    places += [str(_MAX_POSITION)] * (count - len(places))
     positions: dict[str, list[str]] = {}
     size = 0
-    for place, term in enumerate((*title, *body), start=1):
+    for place, term in zip(places, (*title, *body), strict=True):
         at = positions.get(term)
         if at is None:
-            size += len(term.encode()) + 8
+            size += len(term.encode()) + 10
             if size > _MAX_VECTOR_BYTES:
                 break
-            at = positions[term] = []
-        elif len(at) >= _MAX_POSITIONS:
-            continue
-        size += 2
-        at.append(f"{min(place, _MAX_POSITION)}{'A' if place <= len(title) else ''}")
-    return " ".join(f"'{term}':{','.join(at)}" for term, at in positions.items())
+            positions[term] = [place]
+        elif len(at) < _MAX_POSITIONS:
+            size += 2
+            at.append(place)
+    return " ".join([f"'{term}':{','.join(at)}" for term, at in positions.items()])
 
 
 def most_ranked() -> int:
