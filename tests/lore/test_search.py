@@ -397,6 +397,20 @@ def test_pgvector_and_this_process_find_the_same(
     assert all(by_pgvector)
 
 
+def test_what_passes_the_filters_is_found_though_others_are_all_closer(
+    project: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_CANDIDATES", 5)
+    for number in range(1, 61):
+        [document_id] = add(project, number, f"t {number}", author="ida" if number > 30 else "olaf")
+        embed(document_id, "lamp" if number > 30 else "tide")
+    database.execute_sql("ANALYZE")  # half of them pass, so PostgreSQL first looks among the closest
+
+    found = search("tide", mode="semantic", filters=Filters(author="ida"), limit=5, embedder=EMBEDDER)
+
+    assert [hit.author for hit in found.hits] == ["ida"] * 5
+
+
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_what_pgvector_compares_is_always_of_the_code_that_is_there(project: int) -> None:
     [one] = add(project, 1, "tide")
