@@ -25,6 +25,8 @@ _TERMS: Final = "FROM document_terms d WHERE"
 # On PostgreSQL, documents in a row have terms in common besides: 1,024 of them #0, #1, …, four times as many ##0, …
 _SMALLEST_BLOCK: Final = 10
 _BLOCK_SIZES: Final = 4
+# Of so many terms it costs little to reckon how near they stand.
+_TERMS_AT_ONCE: Final = 4
 # Of each, the index compares every match with each of them.
 _MAX_BLOCKS: Final = 6
 # PostgreSQL keeps 256 positions of a term and numbers up to 16,383, and refuses a vector of a megabyte.
@@ -194,18 +196,22 @@ def _match_postgresql(words: Sequence[Word], *, any_of: bool, filters: Filters, 
 def _ranked(matching: str, values: Sequence[Any], words: Sequence[Word], query: str, limit: int) -> list[Any]:
     """Return the best of the newest documents that match, each with the number of matches up to one too many."""
     most = most_ranked()
-    # How near to each other all of the words stand takes ten times as long to reckon, so that is left for the best.
+    best, parameters = f"(SELECT * FROM newest LIMIT {most}) AS best", [*values]
+    # How near to each other the words stand is reckoned for each pair of terms: of very many terms for the documents
+    # alone that have them most often.
     terms = sorted({term for word in words for term in word.terms})
-    any_term = _tsquery([Word(term) for term in terms], any_of=True)
+    looked_at = max(limit, most * _TERMS_AT_ONCE**2 // len(terms) ** 2)
+    if looked_at < most:
+        often = "ts_rank(terms, %s::tsquery) DESC, document_id DESC LIMIT %s"
+        best = f"(SELECT document_id, terms FROM {best} ORDER BY {often}) AS best"
+        parameters += [_tsquery([Word(term) for term in terms], any_of=True), looked_at]
     sql = (
         "WITH newest AS MATERIALIZED"
         f" (SELECT d.document_id, d.terms {_TERMS} {matching} ORDER BY d.document_id + 0 DESC LIMIT {most + 1})"
-        " SELECT document_id, (SELECT count(*) FROM newest)"
-        f" FROM (SELECT document_id, terms FROM (SELECT * FROM newest LIMIT {most}) AS ranked"
-        " ORDER BY ts_rank(terms, %s::tsquery) DESC, document_id DESC LIMIT %s) AS best"
-        " ORDER BY ts_rank(terms, %s::tsquery) DESC, document_id DESC"
+        f" SELECT document_id, (SELECT count(*) FROM newest) FROM {best}"
+        " ORDER BY ts_rank(terms, %s::tsquery) DESC, document_id DESC LIMIT %s"
     )
-    return list(database.execute_sql(sql, [*values, any_term, limit, query]).fetchall())
+    return list(database.execute_sql(sql, [*parameters, query, limit]).fetchall())
 
 
 def _passes_few(query: str, where: str, values: Sequence[Any]) -> bool:
