@@ -1,4 +1,4 @@
-"""What search.py measures, on PostgreSQL: python benchmarks/search_postgresql.py [--documents 50000] [--quick]."""
+"""What search.py measures, on PostgreSQL: python benchmarks/search_postgresql.py [--documents 100000] [--quick]."""
 
 import sys
 

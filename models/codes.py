@@ -13,10 +13,11 @@ from peewee import fn
 
 from models.base import database, is_postgresql
 from models.documents import Document, Embedding
-from models.fulltext import Filters
+from models.fulltext import Filters, expected
 
 _BATCH: Final = 100_000
 _CHUNK: Final = 500
+_MAX_NEAR: Final = 2_500
 
 
 def count(model: str) -> int:
@@ -76,18 +77,50 @@ def closest(model: str, code: bytes, *, filters: Filters, limit: int) -> list[in
     where, values = filters.sql()
     # Codes of two lengths cannot be compared, and one of another length is of another model, whatever is said. Not a
     # condition: PostgreSQL would expect it to leave next to nothing, and plan for that.
-    sql = (
-        "SELECT id FROM (SELECT e.id, CASE WHEN length(e.signs) = %s THEN e.signs <~> %s::varbit END AS distance"
-        f" FROM embeddings e{' JOIN documents d ON d.id = e.document_id' if where else ''}"
-        f" WHERE e.model = %s{where} ORDER BY distance, e.id LIMIT %s) AS nearest"
-        " WHERE distance IS NOT NULL ORDER BY distance, id"
+    compared = (
+        "SELECT e.id, e.document_id, CASE WHEN length(e.signs) = %s THEN e.signs <~> %s::varbit END AS distance"
+        " FROM embeddings e"
     )
-    parameters = [8 * len(code), f"x{code.hex()}", model, *values, limit]
-    return [row[0] for row in database.execute_sql(sql, parameters).fetchall()]
+    parameters: list[Any] = [8 * len(code), f"x{code.hex()}", model]
+    ordered = "WHERE distance IS NOT NULL ORDER BY distance, id LIMIT %s"
+    if not where:
+        # To order few is a third less work, and what is meant is nearly always closer than this.
+        for bound in (len(code) * 8 * 2 // 5, len(code) * 8):
+            sql = f"SELECT id FROM ({compared} WHERE e.model = %s OFFSET 0) AS compared WHERE distance <= %s"
+            sql += " ORDER BY distance, id LIMIT %s"
+            rows = database.execute_sql(sql, [*parameters, bound, limit]).fetchall()
+            if len(rows) == limit:
+                break
+        return [row[0] for row in rows]
+    # Where much passes, to look up those that are close is less work than to join all.
+    near = (
+        2 * limit * expected("FROM document_terms", []) // expected(f"FROM document_terms d WHERE true{where}", values)
+    )
+    if near <= _MAX_NEAR:
+        sql = (
+            f"SELECT id FROM (SELECT * FROM ({compared} WHERE e.model = %s OFFSET 0) AS compared {ordered}) AS near"
+            f" JOIN document_terms d USING (document_id) WHERE true{where} ORDER BY distance, id LIMIT %s"
+        )
+        rows = database.execute_sql(sql, [*parameters, near, *values, limit]).fetchall()
+        if len(rows) == limit:
+            return [row[0] for row in rows]
+    # The OFFSET has it first filter, and then order what is left: it would order all, to look up one after the other.
+    sql = (
+        f"SELECT id FROM ({compared} JOIN document_terms d USING (document_id) WHERE e.model = %s{where} OFFSET 0)"
+        f" AS passing {ordered}"
+    )
+    return [row[0] for row in database.execute_sql(sql, [*parameters, *values, limit]).fetchall()]
 
 
 def read_vectors(ids: Sequence[int]) -> list[tuple[int, int, bool, bytes]]:
     """Return id, document, whether it is of the document's present text, and vector of those that are still there."""
+    if is_postgresql():
+        # One statement for any number of them, which is parsed and planned once and not for each search.
+        sql = (
+            "SELECT e.id, e.document_id, e.content_hash = d.content_hash, e.vector"
+            " FROM embeddings e JOIN documents d ON d.id = e.document_id WHERE e.id = ANY(%s)"
+        )
+        return list(database.execute_sql(sql, (list(ids),)).fetchall())
     found: list[tuple[int, int, bool, bytes]] = []
     for start in range(0, len(ids), _CHUNK):
         query = (
@@ -105,6 +138,9 @@ def read_vectors(ids: Sequence[int]) -> list[tuple[int, int, bool, bytes]]:
 def filtered_ids(filters: Filters) -> str:
     """Return the ids of the documents that pass, as one text with commas between."""
     where, values = filters.sql()
-    function = "string_agg(d.id::text, ',')" if is_postgresql() else "group_concat(d.id)"
-    row: Any = database.execute_sql(f"SELECT {function} FROM documents d WHERE true{where}", values).fetchone()
+    if is_postgresql():
+        listed = "string_agg(d.document_id::text, ',') FROM document_terms d"
+    else:
+        listed = "group_concat(d.id) FROM documents d"
+    row: Any = database.execute_sql(f"SELECT {listed} WHERE true{where}", values).fetchone()
     return row[0] or ""

@@ -141,7 +141,7 @@ def save(source: Source, documents: Sequence[texts.Document]) -> Saved:
             document_id = _write(source, document, dict(zip(facets, values, strict=True)), document_id)
             saved.changed.append(document_id)
         elif had != values:
-            Document.update(dict(zip(facets, values, strict=True))).where(Document.id == document_id).execute()
+            _update(document_id, dict(zip(facets, values, strict=True)))
         saved.ids.append(document_id)
     saved.deleted.extend(document_id for document_id, _, _ in known.values())
     _delete(saved.deleted)
@@ -169,7 +169,7 @@ def _write(source: Source, document: texts.Document, facets: dict[peewee.Field, 
             Document.content: document.content,
             Document.content_hash: document.content_hash,
         }
-        Document.update(changed).where(Document.id == document_id).execute()
+        _update(document_id, changed)
         fulltext.put(document_id, document.title, document.content)
         return document_id
     mark = "%s" if is_postgresql() else "?"
@@ -190,6 +190,13 @@ def _write(source: Source, document: texts.Document, facets: dict[peewee.Field, 
     new_id = int(cursor.fetchone()[0] if is_postgresql() else cursor.lastrowid)
     fulltext.put(new_id, document.title, document.content, is_new=True)
     return new_id
+
+
+def _update(document_id: int, values: dict[peewee.Field, Any]) -> None:
+    mark = "%s" if is_postgresql() else "?"
+    changed = ", ".join(f"{field.column_name} = {mark}" for field in values)
+    # Composed by hand for the same reason.
+    database.execute_sql(f"UPDATE documents SET {changed} WHERE id = {mark}", [*values.values(), document_id])
 
 
 def _delete(document_ids: Sequence[int]) -> None:

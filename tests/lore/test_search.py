@@ -15,7 +15,7 @@ from lore.core.documents import Note, Source, Thread, build
 from lore.core.errors import PassingError, UsageError
 from lore.search import Filters, Found, search
 from models import codes
-from models.base import database, write
+from models.base import database, is_postgresql, write
 from models.content import Discussion, Issue
 from models.content import Note as NoteRow
 from models.documents import Document, Embedding, save
@@ -121,6 +121,8 @@ def test_a_whole_question_is_answered_by_its_rare_words(project: int, monkeypatc
     add(project, 1, "when does the boat leave")
     add(project, 2, "when does the boat arrive")
     [gauge] = add(project, 3, "a gauge of the harbour")
+    if is_postgresql():
+        database.execute_sql("ANALYZE document_terms")
 
     assert ids(search("when does the boat pass the gauge", mode="text")) == [gauge]
 
@@ -142,6 +144,56 @@ def test_of_very_many_matches_the_newest_are_ranked(project: int, monkeypatch: p
     assert (len(complete.hits), complete.warnings) == (2, [])
     # Only what passes the filters is counted.
     assert search("gauge", mode="text", filters=Filters(author="ida")).warnings == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_of_a_common_word_the_newest_documents_are_found_wherever_they_stand(
+    project: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from models import fulltext
+
+    monkeypatch.setattr(fulltext, "_MAX_RANKED_POSTGRESQL", 2)
+    made = []
+    for number in range(1, 41):
+        database.execute_sql(f"ALTER SEQUENCE documents_id_seq RESTART WITH {number * 1_000}")
+        made += add(project, number, "the tide", author="ida" if number < 20 else "olaf")
+    database.execute_sql("ANALYZE document_terms")
+    asked: list[str] = []
+    monkeypatch.setattr(database.obj, "execute_sql", _listening(database.obj.execute_sql, asked))
+
+    found = [search("tide", mode="text", filters=Filters(author=author)) for author in (None, "olaf", "ida")]
+
+    assert [ids(one) for one in found] == [made[:-3:-1], made[:-3:-1], made[18:16:-1]]
+    assert {warned.code for one in found for warned in one.warnings} == {"SEARCHED_IN_PART"}
+    # Of the last few thousand ids, and of all where those have too few.
+    few, more = "('tide') & ('#35' | '#36' | '#37' | '#38' | '#39')", "('tide') & ('##7' | '##8' | '##9')"
+    assert asked == [few, more, more, "'tide'"]
+
+
+def _listening(execute: Any, asked: list[str]) -> Any:
+    def listening(sql: str, parameters: Any = None) -> Any:
+        if sql.startswith("WITH newest"):
+            asked.append(parameters[0])
+        return execute(sql, parameters)
+
+    return listening
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_words_and_filters_find_the_same_whichever_is_read_first(project: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models import fulltext
+
+    for number in range(1, 31):
+        state, labels = ("opened", ("bug",)) if number % 3 else ("closed", ("bug", "x"))
+        add(project, number, "tide " * (number % 7), "gauge " * (number % 2), state=state, labels=labels)
+
+    def answers(*, passes_few: bool) -> list[list[int]]:
+        monkeypatch.setattr(fulltext, "_passes_few", lambda *_: passes_few)
+        asked = [Filters(state="closed"), Filters(labels=("x", "bug")), Filters(types=("issue",), since_ms=9_000)]
+        return [ids(search("tide gauge", mode="text", filters=filters)) for filters in asked]
+
+    assert answers(passes_few=True) == answers(passes_few=False)
+    assert all(answers(passes_few=True))
 
 
 def test_punctuation_is_looked_for_as_it_stands(project: int) -> None:
@@ -176,7 +228,7 @@ def test_filters_narrow_both_ways_of_searching(project: int) -> None:
     issue, thread = add(
         project, 1, "tide", author="ida", labels=("bug", 'a "b"'), threads=(Thread(77, notes),), state="closed"
     )
-    [second] = add(other, 2, "tide", entity_type="merge_request", labels=("bugs",))
+    [second] = add(other, 2, "tide", entity_type="merge_request", labels=("bugs", "50%_\\"))
     for document_id in (issue, thread, second):
         embed(document_id, "tide")
 
@@ -195,6 +247,9 @@ def test_filters_narrow_both_ways_of_searching(project: int) -> None:
     assert both(labels=("bug",)) == {issue, thread}
     assert both(labels=("bug", 'a "b"')) == {issue, thread}
     assert both(labels=("bu",)) == set()
+    assert both(labels=("bu%",)) == set()
+    assert both(labels=("b_g",)) == set()
+    assert both(labels=("50%_\\",)) == {second}
     assert both(author="olaf") == {thread}
     assert both(state="closed") == {issue, thread}
     assert both(since_ms=2000) == {thread, second}
@@ -305,8 +360,12 @@ ASKED = ["tide", "tide gauge harbour", "lamp quay berth", "pilot crane"]
 NARROWED = [Filters(), Filters(state="closed"), Filters(author="ida", labels=("bug",)), Filters(types=("discussion",))]
 
 
+@pytest.mark.parametrize("candidates", [20, 400])
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_pgvector_and_this_process_find_the_same(project: int) -> None:
+def test_pgvector_and_this_process_find_the_same(
+    project: int, candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_CANDIDATES", candidates)
     dice = random.Random(4)
     for number in range(1, 121):
         words = [dice.choice(" ".join(ASKED).split()) for _ in range(4)]
@@ -336,6 +395,20 @@ def test_pgvector_and_this_process_find_the_same(project: int) -> None:
 
     assert answers() == by_pgvector
     assert all(by_pgvector)
+
+
+def test_what_passes_the_filters_is_found_though_others_are_all_closer(
+    project: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_CANDIDATES", 5)
+    for number in range(1, 61):
+        [document_id] = add(project, number, f"t {number}", author="ida" if number > 30 else "olaf")
+        embed(document_id, "lamp" if number > 30 else "tide")
+    database.execute_sql("ANALYZE")  # half of them pass, so PostgreSQL first looks among the closest
+
+    found = search("tide", mode="semantic", filters=Filters(author="ida"), limit=5, embedder=EMBEDDER)
+
+    assert [hit.author for hit in found.hits] == ["ida"] * 5
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

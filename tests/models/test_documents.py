@@ -202,3 +202,39 @@ def test_a_megabyte_of_description_and_of_notes_is_cut_and_stored(merge_request:
     assert "more notes are not in this document]" in rows[0].content
     assert all(len(row.content) < 400_000 for row in rows)
     assert Issue.select().count() == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_beside_the_terms_is_what_the_document_is_filtered_by_whatever_wrote_it(merge_request: int) -> None:
+    saved = rebuild(merge_request)
+    facets = "project_id, source_type, author, state, labels, updated_at"
+
+    def both() -> list[list[Any]]:
+        return [
+            database.execute_sql(f"SELECT {key}, {facets} FROM {table} ORDER BY 1").fetchall()
+            for table, key in (("documents", "id"), ("document_terms", "document_id"))
+        ]
+
+    first, beside = both()
+    assert first == beside
+    assert len(first) == len(saved.ids)
+    new = {"author": None, "state": "locked", "labels": '["late"]', "updated_at": 9}
+    Document.update(new).where(Document.id == saved.ids[0]).execute()
+    second, beside = both()
+    assert second == beside
+    assert second != first
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_terms_stand_outside_of_the_rows_that_a_search_reads(merge_request: int) -> None:
+    rebuild(merge_request)
+
+    rows = database.execute_sql(
+        "SELECT pg_column_size(terms), pg_column_toast_chunk_id(terms) IS NOT NULL,"
+        " pg_column_toast_chunk_id(author) IS NULL AND pg_column_toast_chunk_id(labels) IS NULL,"
+        " pg_column_size(padding) FROM document_terms"
+    ).fetchall()
+
+    assert rows
+    assert all(outside for size, outside, _, _ in rows if size > 256)
+    assert all(inside and padding < 100 for _, _, inside, padding in rows)

@@ -133,6 +133,37 @@ def test_a_table_that_an_upgrade_rebuilds_keeps_every_child_row(
     assert before[queue.Task] > 0
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_terms_that_are_there_get_what_a_search_filters_by(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in sorted(schema.migration_names())[:4]:
+        (tmp_path / f"{name}.py").write_text((schema.DIRECTORY / f"{name}.py").read_text())
+    with monkeypatch.context() as older:
+        older.setattr(schema, "DIRECTORY", tmp_path)
+        base.open_database(database_url)
+        schema.bring_up()
+    project = ledger.Project.insert(gitlab_url="http://gitlab.test", gitlab_id=1, path_with_namespace="a/b").execute()
+    common = {"project": project, "entity_type": "issue", "entity_id": 1, "iid": 1, "source_type": "issue"}
+    common |= {"content_hash": "", "title": "tide", "content": "tide"}
+    for number in (5, 3_000):
+        row = {"id": number, "source_id": number, "state": f"s{number}", "labels": '["bug"]', "updated_at": number}
+        documents.Document.insert(**common, **row).execute()
+        database.execute_sql("INSERT INTO document_terms VALUES (%s, $$'tide':1A,2$$)", (number,))
+
+    assert schema.bring_up() == sorted(schema.migration_names())[4:]
+
+    rows = database.execute_sql(
+        "SELECT document_id, project_id, source_type, author, state, labels, updated_at, terms::text"
+        " FROM document_terms ORDER BY 1"
+    ).fetchall()
+    base.disconnect()
+    assert rows == [
+        (5, project, "issue", None, "s5", '["bug"]', 5, "'####0' '###0' '##0' '#0' 'tide':1A,2"),
+        (3_000, project, "issue", None, "s3000", '["bug"]', 3_000, "'####0' '###0' '##0' '#2' 'tide':1A,2"),
+    ]
+
+
 def test_sqlite_is_opened_as_the_design_says(tmp_path: Path) -> None:
     base.open_database(f"sqlite://{tmp_path}/new folder/lore.db")
     schema.bring_up()

@@ -217,7 +217,7 @@ def test_vectors_that_are_there_are_compared_after_an_upgrade(
         applied = schema.bring_up()
 
         [(number, *_)] = Embedding.select(Embedding.id).tuples()
-        assert applied == ["0004_pgvector"]
+        assert applied == sorted(schema.migration_names())[3:]
         assert codes.closest(MODEL, b"\x01\xff", filters=Filters(), limit=9) == [number]
         assert codes.closest(MODEL, b"\x01", filters=Filters(), limit=9) == []
         assert codes.closest(OTHER, b"\x01\xff", filters=Filters(), limit=9) == []
