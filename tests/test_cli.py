@@ -285,7 +285,7 @@ BAD_INPUTS = [
     ("iid -3", "lore-submit -p g/p --mr -3", {}, "BAD_IID", "'-3' is no iid"),
     ("iid abc", "lore-submit -p g/p --mr abc", {}, "BAD_IID", "'abc' is no iid"),
     ("ref with iid abc", "lore-submit -p g/p '!abc'", {}, "BAD_IID", "'abc' is no iid"),
-    ("no ref", "lore-submit -p g/p 12", {}, "BAD_REF", "try: lore-submit --mr 12"),
+    ("no ref", "lore-submit -p g/p 12", {}, "BAD_REF", "try: lore-submit '!12'"),
     ("no project in -p", "lore-submit -p 'a b' '!12'", {}, "BAD_REF", "names no project"),
     ("other host", "lore-submit https://gitlab.com/g/p/-/issues/7", {}, "HOST_MISMATCH", "https://gitlab.com"),
     ("two projects", "lore-submit 'g/p!12' 'g/q#7'", {}, "SEVERAL_PROJECTS", "try: lore-submit 'g/q#7'"),
@@ -616,6 +616,29 @@ def test_without_a_live_worker_the_command_that_starts_one_is_named(call: Caller
 
     assert "lore worker" in human.err
     assert [one["code"] for one in robot.json["warnings"]] == ["NO_LIVE_WORKER"]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "actions"),
+    [
+        ("lore show '!12'", "NO_PROJECT", ["lore show --help"]),
+        ("lore show here", "BAD_REF", ["lore show --help"]),
+        ("lore show 12", "BAD_REF", ["lore show '!12'", "lore show '#12'", "lore show --help"]),
+        ("lore submit 12", "BAD_REF", ["lore submit '!12'", "lore submit '#12'", "lore submit --help"]),
+        ("lore timeline ' '", "EMPTY_QUERY", ["lore timeline --help"]),
+        ("lore who ''", "USAGE", ["lore who --help"]),
+        ("lore file-history ''", "USAGE", ["lore file-history --help"]),
+        ("lore sync-runs --run-id ''", "USAGE", ["lore sync-runs --help"]),
+        ("lore cancel ''", "USAGE", ["lore cancel --help"]),
+    ],
+)
+def test_what_cannot_be_meant_names_the_command_that_was_called(
+    call: Caller, ledger: Ledger, line: str, code: str, actions: list[str]
+) -> None:
+    answer = call(f"{line} --robot")
+
+    assert answer.status == Exit.USAGE
+    assert (answer.json["error"]["code"], answer.json["error"]["actions"]) == (code, actions)
 
 
 @pytest.mark.usefixtures("redis")
