@@ -6,7 +6,7 @@ from __future__ import annotations
 import click
 
 from cli.following import carry_on, progress, report, wait
-from cli.opening import open_ledger, open_workers
+from cli.opening import given, open_ledger, open_workers
 from cli.shapes import RUN, RUN_AND_ENTITIES, WHOLE, either, mapping, record, rows
 from lore.door import Acting, Call, Door, Tool
 
@@ -36,6 +36,8 @@ from lore.door import Acting, Call, Door, Tool
 @click.pass_obj
 def sync_runs(call: Call, run_id: str | None, retry_failed: bool, follow: bool, status: str | None) -> None:
     """Show the runs of the ledger, newest first."""
+    if run_id is not None:
+        given(run_id, "a run: its id, the beginning of it, or last")
     if run_id is None and (retry_failed or follow):
         raise click.UsageError("--retry-failed and --follow need --run-id")
     if run_id is not None and (status is not None or call.is_paged):
@@ -75,6 +77,7 @@ def cancel(call: Call, run: str) -> None:
 
     RUN is an id, the beginning of one, or last. What the run has committed stays.
     """
+    given(run, "a run: its id, the beginning of it, or last")
     runs = open_workers(call.settings(), needs_token=False)
     run_id = runs.find_run(run)
     runs.cancel(run_id, why="cancelled by lore cancel")

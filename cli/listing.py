@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cli.opening import Moment, open_mirror_of, open_mirror_of_one, project_option
+from cli.opening import Moment, given, open_mirror_of, open_mirror_of_one, project_option
 from cli.shapes import HISTORY, ISSUES, MERGE_REQUESTS, PEOPLE
 from lore.door import Call, Door, Tool
 
@@ -128,6 +128,7 @@ def file_history(
     PATH is any name the file ever had: renames are followed in both directions of time, through every merge request
     that the mirror holds.
     """
+    given(path, "the path of a file")
     page = call.page()
     settings, named = open_mirror_of_one(call, project)
     from lore.views import show_history
@@ -157,6 +158,7 @@ def who(call: Call, name: str, project: str | None) -> None:
     By what, and when last; who did most comes first. What is no path of the mirror is read as a label; '~label' always
     is one.
     """
+    given(name, "the path of a file, or a label")
     page = call.page()
     settings, named = open_mirror_of_one(call, project)
     from lore.views import show_people

@@ -149,6 +149,13 @@ def open_workers(settings: Settings, *, needs_token: bool) -> ModuleType:
     return runs
 
 
+def given(text: str, what: str) -> str:
+    """Return an argument that must not be empty; a script's variable that is not set is no name of anything."""
+    if not text.strip():
+        raise click.UsageError(f"nothing was named: give {what}")
+    return text
+
+
 def conflict(call: Call, one: str, other: str) -> LoreError:
     """Return the error for two options that exclude each other."""
     from lore.core.errors import UsageError

@@ -67,8 +67,11 @@ def timeline(call: Call, subject: str, project: str | None) -> None:
     Created, comments, pushes, labels, milestones, mentions, closed, reopened, merged: each with who did it and by what
     it came. REF is a web URL, group/project!12, '!12' or '#7'; anything else is searched for, by its words.
     """
+    from lore.core.errors import UsageError
     from lore.core.refs import is_ref, ref_of
 
+    if not subject.strip():
+        raise UsageError("EMPTY_QUERY", "there is nothing to tell of an empty query")
     page = call.page()
     settings = call.settings(LORE_PROJECT=project)
     if is_ref(subject):

@@ -404,10 +404,13 @@ def _answer_error(call: Call, error: LoreError) -> int:
 
 def _typed(call: Call, error: Exception) -> LoreError:
     """Return the error with a public code that stands for any exception."""
-    from lore.core.errors import LoreError, UsageError
+    from lore.core.errors import LoreError, UsageError, actions_for
     from lore.core.outcome import internal_error
 
     if isinstance(error, LoreError):
+        if isinstance(error, UsageError) and not error.actions:
+            # What was called is known here alone.
+            error.actions = actions_for(error.code, **{"command": call.command, **error.context})
         return error
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else call.command

@@ -30,6 +30,9 @@ _QUIET: Final[Mapping[str, int]] = {
     "asyncio": logging.WARNING,
 }
 
+# Every queue's consumer says these again every few seconds while Redis is down, which `redis_is_down` says once.
+_REPEATED: Final = ("Consumer encountered a connection error", "Restarting consumer in ")
+
 _context: ContextVar[Mapping[str, Any] | None] = ContextVar("lore_log_context", default=None)
 
 
@@ -119,6 +122,8 @@ def configure(
         )
 
     handler = _Handler(stream, make_formatter)
+    if threshold > logging.DEBUG:
+        handler.addFilter(_is_news)
     root = logging.getLogger()
     for old in list(root.handlers):
         if isinstance(old, _Handler):
@@ -129,6 +134,12 @@ def configure(
         logging.getLogger(name).setLevel(max(least, threshold))
     # What cannot be logged (a closed pipe) must not print a traceback.
     logging.raiseExceptions = False
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # Not `getMessage`: an event of structlog is a dict until it is formatted.
+    is_consumer = record.name.startswith("dramatiq.worker.ConsumerThread")
+    return not (is_consumer and str(record.msg).startswith(_REPEATED))
 
 
 def _configure_structlog() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -41,6 +42,8 @@ _COLOR_SYSTEMS: Final[Mapping[str, Literal["standard", "256", "truecolor", "wind
 }
 _READ_EVERY_S: Final = 0.2
 _COUNTED: Final = ("ok", "failed", "skipped_stale", "aborted")
+# The kinds of a run as people are told them, where they are not the ledger's.
+_NOUNS: Final[Mapping[str, str]] = {"incremental": "sync", "prune": "prune"}
 
 Row = Sequence[object]
 Event = Mapping[str, Any]
@@ -87,7 +90,8 @@ def show_run(run: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], *, w
     counts = run.get("counts") or {}
     said = ", ".join(f"{counts[name]} {name}" for name in _COUNTED if counts.get(name))
     took = f" in {_seconds(run['elapsed_ms'])}" if run.get("elapsed_ms") is not None else ""
-    print_line(out, f"run {run['run_id']} {run['status']}{took}", STYLES.get(str(run["status"])))
+    noun = _NOUNS.get(str(run.get("kind")), "run")
+    print_line(out, f"{noun} {run['run_id']} {run['status']}{took}", STYLES.get(str(run["status"])))
     total = counts.get("total", len(entities))
     print_line(
         out, f"{run.get('project') or ''}: {total} {'entity' if total == 1 else 'entities'}" + (said and f", {said}")
@@ -95,18 +99,19 @@ def show_run(run: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], *, w
     if run.get("retry_of"):
         print_line(out, f"retries {run['retry_of']}")
     if run.get("error_code") and with_error:
-        print_line(out, f"{run['error_code']}: {run.get('error_message') or ''}", "red")
+        print_line(out, _why(run), "red")
     rows = [
         (
             ref_of(entity["entity_type"], entity["iid"]),
             entity["status"],
             entity["stage"],
             _either(entity.get("settled"), "settled", "not settled"),
-            ": ".join(str(entity[key]) for key in ("error_code", "error_message") if entity.get(key)),
+            # What ended the whole run is said of the run, here or by the command.
+            "" if _why(entity) == _why(run) else _why(entity),
         )
         for entity in entities
     ]
-    print_table(out, ("entity", "status", "stage", "settled", "why"), rows, style_column=1)
+    print_table(out, ("entity", "status", "stage", "settled", "why"), rows, style_column=1, whole=(0, 1))
 
 
 def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
@@ -117,17 +122,24 @@ def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (
             run["run_id"],
+            _NOUNS.get(str(run.get("kind")), run.get("kind") or ""),
             run["status"],
-            run["stage"],
+            # Of all its entities together a sync has no stage.
+            run["stage"] if run.get("kind") in (None, "surgical") else "",
             run.get("project") or "",
             f"{run['counts'].get('ok', 0)}/{run['counts'].get('total', 0)}",
-            time_words(run.get("created_at")),
+            _moment(run.get("created_at")),
             _seconds(run["elapsed_ms"]) if run.get("elapsed_ms") is not None else "",
             run.get("error_code") or "",
         )
         for run in runs
     ]
-    print_table(out, ("run", "status", "stage", "project", "ok", "created", "took", "error"), rows, style_column=1)
+    header = ("run", "kind", "status", "stage", "project", "ok", "created", "took", "error")
+    print_table(out, header, rows, style_column=2, whole=(0, 1, 2))
+
+
+def _why(failed: Mapping[str, Any]) -> str:
+    return ": ".join(str(failed[key]) for key in ("error_code", "error_message") if failed.get(key))
 
 
 def show_plan(plan: Mapping[str, Any]) -> None:
@@ -148,16 +160,41 @@ def show_entity(shown: Mapping[str, Any]) -> None:
     paged(lambda out: _draw_entity(out, shown))
 
 
+# What a reader looks for comes first, the rest as the mirror has it.
+_FIRST: Final = (
+    "state",
+    "draft",
+    "author",
+    "created_at",
+    "updated_at",
+    "closed_at",
+    "closed_by",
+    "merged_at",
+    "merged_by",
+    "labels",
+    "assignees",
+    "reviewers",
+    "milestone",
+    "source_branch",
+    "target_branch",
+)
+_OF_THEIR_OWN: Final = ("title", "description", "raw")
+
+
 def _draw_entity(out: Out, shown: Mapping[str, Any]) -> None:
     entity = shown["entity"]
     print_line(out, f"{shown.get('ref') or ''} {entity.get('title') or ''}".strip(), "bold")
-    long = {"title", "description", "raw"}
+    fields = dict(entity)
+    if shown.get("labels"):
+        fields.setdefault("labels", shown["labels"])
+    fields |= {name: value for name, value in (shown.get("fresh") or {}).items() if name not in entity}
+    names = [name for name in _FIRST if name in fields] + [name for name in fields if name not in _FIRST]
     rows = [
-        (name, _value(value)) for name, value in entity.items() if name not in long and value not in (None, "", [], {})
+        (name, _words(fields[name]))
+        for name in names
+        if name not in _OF_THEIR_OWN and fields[name] not in (None, "", [], {})
     ]
-    rows += [("labels", ", ".join(map(str, shown["labels"])))] if shown.get("labels") else []
-    rows += [(name, _value(value)) for name, value in (shown.get("fresh") or {}).items() if name not in entity]
-    print_table(out, ("field", "value"), rows)
+    print_table(out, ("field", "value"), rows, whole=(0,))
     if entity.get("description"):
         print_heading(out, "description")
         print_block(out, entity["description"])
@@ -376,10 +413,10 @@ def _show_threads(out: Out, threads: Sequence[Mapping[str, Any]], total: int | N
         notes = thread.get("notes") or ()
         if len(notes) > 1 or thread.get("resolved") is not None:
             said = _either(thread.get("resolved"), ", resolved", ", open")
-            print_line(out, f"thread {thread['id']}{said}")
+            print_line(out, f"thread{said}")
         for note in notes:
             kind = " (system)" if note.get("system") else ""
-            print_line(out, f"  {note.get('author') or '?'} {time_words(note.get('created_at'))}{kind}", "cyan")
+            print_line(out, f"  {note.get('author') or '?'} {_moment(note.get('created_at'))}{kind}", "cyan")
             print_block(out, note.get("body") or "")
 
 
@@ -387,7 +424,7 @@ def _event_words(event: Mapping[str, Any]) -> str:
     kind = str(event.get("kind"))
     # A label or milestone that was deleted since has no name any more.
     done = event.get("state") if kind == "state" else f"{event.get('action')} {kind} {event.get(kind) or '(deleted)'}"
-    return f"{time_words(event.get('created_at'))}  {event.get('author') or '?'}  {done}"
+    return f"{_moment(event.get('created_at'))}  {event.get('author') or '?'}  {done}"
 
 
 def _file_words(file: Mapping[str, Any]) -> str:
@@ -467,8 +504,23 @@ def print_marked(out: Out, text: str, marks: Sequence[tuple[int, int]]) -> None:
     out.print(Text.assemble(*parts), soft_wrap=True)
 
 
-def print_table(out: Out, header: Sequence[str], rows: Sequence[Row], *, style_column: int | None = None) -> None:
-    """Print rows: as a table with a header on a terminal, else as aligned plain lines."""
+def print_table(
+    out: Out,
+    header: Sequence[str],
+    rows: Sequence[Row],
+    *,
+    style_column: int | None = None,
+    whole: Sequence[int] = (),
+) -> None:
+    """Print rows: as a table with a header on a terminal, else as aligned plain lines.
+
+    Args:
+        out: Where to.
+        header: The columns' names.
+        rows: What stands in them.
+        style_column: The column whose text has a colour of its own.
+        whole: The columns that are copied, so that none of their texts is ever on two lines.
+    """
     if not rows:
         return
     cells = [[visible(cell) for cell in row] for row in rows]
@@ -484,7 +536,8 @@ def print_table(out: Out, header: Sequence[str], rows: Sequence[Row], *, style_c
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in kept:
-        table.add_column(header[column], overflow="fold")
+        least = max(len(row[column]) for row in cells) if column in whole else None
+        table.add_column(header[column], overflow="fold", no_wrap=column in whole, min_width=least)
     for row in cells:
         style = STYLES.get(row[style_column], "") if style_column is not None else ""
         table.add_row(*(Text(row[column], style=style if column == style_column else "") for column in kept))
@@ -547,11 +600,27 @@ def _value(value: object) -> str:
     return str(value)
 
 
+def _words(value: object) -> str:
+    """Return a field as people read it: yes or no, a list without its brackets, a time to the second."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)) and not any(isinstance(one, (Mapping, list, tuple)) for one in value):
+        return ", ".join(map(str, value))
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,}(Z|[+-][0-9:]+)", value):
+        return _moment(value)
+    return _value(value)
+
+
 def time_words(at: object) -> str:
     """Return a time to the second; the ledger's are integer milliseconds, the others ISO 8601 already."""
     if isinstance(at, int):
         return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return str(at or "")
+
+
+def _moment(at: object) -> str:
+    """Return a time as people read it, which a narrow column has on two lines."""
+    return re.sub(r"(?<=[0-9])T(?=[0-9])", " ", re.sub(r"\.[0-9]+", "", time_words(at)))
 
 
 def _either(is_so: bool | None, yes: str, no: str) -> str:

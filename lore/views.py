@@ -46,9 +46,11 @@ def show_hits(shown: Shown) -> None:
 def _draw_hits(out: Out, shown: Shown) -> None:
     if not shown["hits"]:
         print_line(out, "nothing found")
-    for hit in shown["hits"]:
+    for number, hit in enumerate(shown["hits"]):
+        if number:
+            print_line(out, "")
         name = hit["ref"] if hit["type"] != "discussion" else f"{hit['ref']} (discussion)"
-        print_heading(out, f"{name} {hit['title']}")
+        print_line(out, f"{name} {hit['title']}", "bold")
         said = (hit["state"], hit["author"], _day(hit["updated_at"]), f"found by {_found_by(hit['why'])}")
         print_line(out, "  ".join(word for word in said if word), STYLES.get(hit["state"]))
         print_marked(out, f"    {hit['snippet']}", [(start + 4, end + 4) for start, end in hit["marks"]])
@@ -76,7 +78,9 @@ def _draw_entities(out: Out, shown: Shown) -> None:
         for one in listed
     ]
     print_line(out, _counted(len(listed), shown["total"], noun))
-    print_table(out, ("ref", "state", "title", "author", "labels", "milestone", "updated"), rows, style_column=1)
+    print_table(
+        out, ("ref", "state", "title", "author", "labels", "milestone", "updated"), rows, style_column=1, whole=(0, 1)
+    )
 
 
 def _draw_history(out: Out, shown: Shown) -> None:
@@ -84,7 +88,7 @@ def _draw_history(out: Out, shown: Shown) -> None:
     print_line(out, _counted(len(shown["history"]), shown["total"], "merge request"))
     if not any("discussions" in entry for entry in shown["history"]):
         rows = [_history_row(entry) for entry in shown["history"]]
-        print_table(out, ("ref", "state", "date", "author", "title", "lines"), rows, style_column=1)
+        print_table(out, ("ref", "state", "date", "author", "title", "lines"), rows, style_column=1, whole=(0, 1))
         return
     for entry in shown["history"]:
         ref, state, day, author, title, lines = _history_row(entry)
@@ -120,7 +124,8 @@ def _draw_timeline(out: Out, shown: Shown) -> None:
     events = shown["events"]
     has_several = len({event["ref"] for event in events}) > 1
     print_line(out, shown["title"] or "", "bold")
-    print_line(out, _counted(len(events), shown["total"], "event"))
+    # An entity has at least one event, so without any it was a query that fits nothing.
+    print_line(out, _counted(len(events), shown["total"], "event") if shown["total"] else "nothing found")
     rows = [
         (
             str(event["at"])[:16].replace("T", " "),
@@ -131,7 +136,7 @@ def _draw_timeline(out: Out, shown: Shown) -> None:
         )
         for event in events
     ]
-    print_table(out, ("at", "ref", "event", "by", "what"), rows, style_column=2)
+    print_table(out, ("at", "ref", "event", "by", "what"), rows, style_column=2, whole=(1,))
 
 
 def _event_words(event: Shown) -> str:
@@ -155,7 +160,7 @@ def _draw_people(out: Out, shown: Shown) -> None:
         )
         for person in shown["people"]
     ]
-    print_table(out, ("who", "by", "last", "such as"), rows)
+    print_table(out, ("who", "by", "last", "such as"), rows, whole=(0,))
 
 
 def _draw_stats(out: Out, shown: Shown) -> None:

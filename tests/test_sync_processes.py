@@ -104,7 +104,7 @@ def test_a_quiet_sync_that_fails_says_one_line_and_a_status(demo: Demo, tmp_path
 
 def test_a_sync_that_nobody_takes_is_not_waited_for(demo: Demo, database_url: str, tmp_path: Path) -> None:
     with redis_running() as redis:
-        env = environment(demo, database_url, tmp_path, LORE_REDIS_URL=redis.url)
+        env = environment(tmp_path, demo, database_url, LORE_REDIS_URL=redis.url)
 
         first, second = lore(env, "sync", "--quiet"), lore(env, "sync", "--quiet")
         later = lore(env, "sync", "--no-wait")
@@ -133,7 +133,7 @@ def test_a_sync_whose_workers_all_died_is_not_waited_for_any_longer(demo: Demo, 
 
 
 def test_a_sync_that_was_cancelled_names_the_next_sync_as_the_way_on(demo: Demo, tmp_path: Path) -> None:
-    env = environment(demo, f"sqlite://{tmp_path}/lore.db", tmp_path)
+    env = environment(tmp_path, demo, f"sqlite://{tmp_path}/lore.db")
     process = begin(env, demo, requests=20)
     process.send_signal(signal.SIGINT)
 

@@ -7,6 +7,7 @@ be sent is not an error: the mark is taken back, and a sweeper sends it later.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ from models.queue import Task
 from workers import resources
 
 log = get_logger(__name__)
+
+# Whether the last message of this process could not be sent: that is said once.
+_is_failing = threading.Event()
 
 PREFLIGHT = "preflight"
 FETCH = "fetch"
@@ -124,8 +128,12 @@ def _send(actor_name: str, *keys: str | int, run_id: str) -> bool:
             ]
         )
     except _broker_errors() as error:
-        log.warning("message_not_sent", to=actor_name, run_id=run_id, cause=type(error).__name__)
+        # A sweeper tries again every second.
+        say = log.debug if _is_failing.is_set() else log.warning
+        _is_failing.set()
+        say("message_not_sent", to=actor_name, run_id=run_id, cause=type(error).__name__)
         return False
+    _is_failing.clear()
     return True
 
 

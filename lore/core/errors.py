@@ -90,18 +90,22 @@ _RETRY = "lore sync-runs --run-id {run_id} --retry-failed"
 CODES: dict[str, Code] = {
     # usage
     "USAGE": Code("the command line cannot be read", Exit.USAGE, ("{command} --help",)),
-    "NO_ENTITIES": Code("nothing was named to refresh", Exit.USAGE, ("lore-submit --help",)),
-    "BAD_IID": Code("an iid is a whole number from 1 up", Exit.USAGE, ("lore-submit --help",)),
-    "BAD_REF": Code("a REF is a web URL, group/project!12, !12 or #7", Exit.USAGE, ("lore-submit --help",)),
+    "NO_ENTITIES": Code("nothing was named to refresh", Exit.USAGE, ("{command} --help",)),
+    "BAD_IID": Code("an iid is a whole number from 1 up", Exit.USAGE, ("{command} --help",)),
+    "BAD_REF": Code(
+        "a REF is a web URL, group/project!12, !12 or #7",
+        Exit.USAGE,
+        ("{command} '!{number}'", "{command} '#{number}'", "{command} --help"),
+    ),
     "HOST_MISMATCH": Code("a REF or git remote on another host than LORE_GITLAB_URL", Exit.USAGE, ("lore doctor",)),
     "SEVERAL_PROJECTS": Code("a run is of one project, several were named", Exit.USAGE),
-    "NO_PROJECT": Code("no project was named or found", Exit.USAGE, ("lore-submit --help",)),
+    "NO_PROJECT": Code("no project was named or found", Exit.USAGE, ("{command} --help",)),
     "AMBIGUOUS_PROJECT": Code(
         "a short project name fits several projects of the mirror", Exit.USAGE, ("lore sync-runs",)
     ),
     "CONFLICTING_OPTIONS": Code("two options that exclude each other", Exit.USAGE, ("{command} --help",)),
     "NO_DOCS_REQUIRES_NO_EMBED": Code("--no-docs needs --no-embed: no documents, no embedding", Exit.USAGE),
-    "EMPTY_QUERY": Code("a search for nothing", Exit.USAGE, ("lore search --help",)),
+    "EMPTY_QUERY": Code("a search for nothing", Exit.USAGE, ("{command} --help",)),
     "AMBIGUOUS_RUN": Code("a run id prefix fits several runs", Exit.USAGE, ("lore sync-runs",)),
     "RUN_OPEN": Code("the run has not ended yet", Exit.USAGE, (_LOOK, "lore cancel {run_id}")),
     "RUN_ENDED": Code("the run has ended already", Exit.USAGE, (_LOOK,)),

@@ -327,13 +327,11 @@ def _is_project(text: str, *, least_segments: int) -> bool:
 
 
 def _bad_ref(text: str) -> UsageError:
-    actions = None
-    if re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) and int(text) > 0:
-        actions = [f"lore-submit --mr {text}", f"lore-submit --issue {text}"]
+    is_number = re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) and int(text) > 0
     return UsageError(
         "BAD_REF",
         f"{_shown(text)} is no REF: give the web URL of an issue or merge request, group/project!12, '!12' or '#7'",
-        actions=actions,
+        **({"number": text} if is_number else {}),
     )
 
 

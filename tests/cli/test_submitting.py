@@ -137,6 +137,29 @@ def test_without_a_live_worker_the_command_that_starts_one_is_named(call: Caller
     assert [one["code"] for one in robot.json["warnings"]] == ["NO_LIVE_WORKER"]
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "actions"),
+    [
+        ("lore show '!12'", "NO_PROJECT", ["lore show --help"]),
+        ("lore show here", "BAD_REF", ["lore show --help"]),
+        ("lore show 12", "BAD_REF", ["lore show '!12'", "lore show '#12'", "lore show --help"]),
+        ("lore submit 12", "BAD_REF", ["lore submit '!12'", "lore submit '#12'", "lore submit --help"]),
+        ("lore timeline ' '", "EMPTY_QUERY", ["lore timeline --help"]),
+        ("lore who ''", "USAGE", ["lore who --help"]),
+        ("lore file-history ''", "USAGE", ["lore file-history --help"]),
+        ("lore sync-runs --run-id ''", "USAGE", ["lore sync-runs --help"]),
+        ("lore cancel ''", "USAGE", ["lore cancel --help"]),
+    ],
+)
+def test_what_cannot_be_meant_names_the_command_that_was_called(
+    call: Caller, ledger: Ledger, line: str, code: str, actions: list[str]
+) -> None:
+    answer = call(f"{line} --robot")
+
+    assert answer.status == Exit.USAGE
+    assert (answer.json["error"]["code"], answer.json["error"]["actions"]) == (code, actions)
+
+
 @pytest.mark.usefixtures("redis")
 def test_ctrl_c_while_waiting_detaches_and_says_how_to_follow_or_cancel(call: Caller, ledger: Ledger) -> None:
     ledger.raises["wait"] = KeyboardInterrupt()

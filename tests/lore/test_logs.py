@@ -54,6 +54,19 @@ def test_an_event_is_one_json_line_when_not_on_a_terminal() -> None:
     assert event["timestamp"].endswith("Z")
 
 
+@pytest.mark.parametrize(("level", "said"), [("info", ["error."]), ("debug", ["x", "seconds.", "error."])])
+def test_what_a_consumer_repeats_while_redis_is_down_is_for_who_looks_for_a_bug(level: str, said: list[str]) -> None:
+    stream = io.StringIO()
+    configure(stream=stream, level=level)
+    log = logging.getLogger("dramatiq.worker.ConsumerThread(fetch)")
+
+    log.critical("Consumer encountered a connection error: %s", "x")
+    log.info("Restarting consumer in %0.2f seconds.", 3)
+    log.error("Consumer encountered an unexpected error.")
+
+    assert [event["event"].split()[-1] for event in lines(stream)] == said
+
+
 def test_on_a_terminal_an_event_is_for_people() -> None:
     stream = Terminal()
     configure(stream=stream)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lore.core.errors import BusyError, SettingError, UsageError
-from lore.terminal import error_lines, event_line, show_checks, show_run, show_runs, visible, watching
+from lore.terminal import error_lines, event_line, show_checks, show_entity, show_run, show_runs, visible, watching
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,55 @@ def test_whoever_asks_for_colours_has_them_through_a_pipe_too(
     assert "\x1b[31mfailed" in "".join(coloured)
 
 
+def test_on_100_columns_an_id_is_never_on_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    run_id = "20261125T101112.123456-ab12cd34"
+    rows = [run_row(run_id=run_id, kind="surgical", created_at=0, elapsed_ms=0, error_code="SURGICAL_PREFLIGHT_FAILED")]
+
+    show_runs(rows)
+
+    assert run_id in plain(terminal.getvalue())
+
+
+def test_a_list_of_runs_says_the_kind_of_each_and_no_stage_of_a_sync(capsys: pytest.CaptureFixture[str]) -> None:
+    show_runs([run_row(kind=kind) for kind in ("surgical", "incremental", "prune")])
+
+    first, *others = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert first == ["r1", "surgical", "failed", "preflight", "g/p", "1/2"]
+    assert others == [["r1", "sync", "failed", "g/p", "1/2"], ["r1", "prune", "failed", "g/p", "1/2"]]
+
+
+def test_a_sync_is_told_from_a_prune(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("incremental", "prune"):
+        show_run(run_row(kind=kind), [])
+
+    assert capsys.readouterr().out.splitlines()[::2] == ["sync r1 failed", "prune r1 failed"]
+
+
+def test_what_ended_the_run_is_not_said_again_of_its_entity(capsys: pytest.CaptureFixture[str]) -> None:
+    why = {"error_code": "GITLAB_UNAUTHORIZED", "error_message": "no"}
+
+    show_run(run_row(**why), [{"entity_type": "issue", "iid": 7, "status": "failed", "stage": "preflight"} | why])
+
+    assert capsys.readouterr().out.count("GITLAB_UNAUTHORIZED: no") == 1
+
+
+def test_fields_are_in_a_reader_s_order_and_words(capsys: pytest.CaptureFixture[str]) -> None:
+    entity = {"iid": 7, "title": "T", "sha": "ab", "draft": False, "assignees": ["ines", "mara"], "state": "opened"}
+
+    show_entity({"ref": "g/p!7", "entity": entity | {"author": "olaf", "created_at": "2026-11-01T08:30:00.123Z"}})
+
+    assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["state", "opened"],
+        ["draft", "no"],
+        ["author", "olaf"],
+        ["created_at", "2026-11-01 08:30:00Z"],
+        ["assignees", "ines, mara"],
+        ["iid", "7"],
+        ["sha", "ab"],
+    ]
+
+
 def test_no_runs_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     show_runs([])
 
@@ -115,7 +164,7 @@ def test_no_runs_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_line_that_is_long_is_not_cut_when_not_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     show_runs([run_row(error_code="X" * 300, created_at=0, elapsed_ms=0)])
 
-    assert capsys.readouterr().out == f"r1  failed  preflight  g/p  1/2  1970-01-01T00:00:00Z  0.0 s  {'X' * 300}\n"
+    assert capsys.readouterr().out == f"r1  failed  preflight  g/p  1/2  1970-01-01 00:00:00Z  0.0 s  {'X' * 300}\n"
 
 
 def test_checks_are_shown_as_they_are_made(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lore.views import show_entities, show_history, show_people, show_stats, show_timeline
+from lore.views import show_entities, show_history, show_hits, show_people, show_stats, show_timeline
 
 
 def entity(ref: str, **more: Any) -> dict[str, Any]:
@@ -75,6 +75,20 @@ def test_a_history_with_discussions_has_each_note_below_its_merge_request(capsys
         "  ? 2026-11-02 b",
         "    why?",
     ]
+
+
+def test_a_story_of_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    show_timeline({"refs": [], "title": "engine room", "total": 0, "events": []})
+
+    assert capsys.readouterr().out == "engine room\nnothing found\n"
+
+
+def test_hits_are_apart_and_begin_without_an_empty_line(capsys: pytest.CaptureFixture[str]) -> None:
+    hit = {"type": "issue", "ref": "g/p#1", "title": "T", "state": "opened", "author": "ida", "snippet": "s"}
+
+    show_hits({"hits": [hit | {"updated_at": "2026-11-01", "why": {"text": 1}, "marks": []}] * 2})
+
+    assert [not line for line in capsys.readouterr().out.splitlines()] == [False] * 3 + [True] + [False] * 3
 
 
 def test_a_story_names_who_and_by_what(capsys: pytest.CaptureFixture[str]) -> None:

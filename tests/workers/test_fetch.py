@@ -198,6 +198,28 @@ def test_observation_begins_before_the_first_request(gitlab: FakeGitLab) -> None
     assert task("diffs").observed_at <= seen[0]
 
 
+def test_that_redis_takes_no_messages_is_said_once_until_it_takes_one(gitlab: FakeGitLab, monkeypatch, caplog) -> None:
+    import dramatiq
+    import redis
+
+    from workers import messages
+
+    run_id = submit(MR_12)
+
+    def down(message, *, delay=None):
+        raise redis.ConnectionError("down")
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(dramatiq.get_broker(), "enqueue", down)
+            assert not messages.send_run(messages.PREFLIGHT, run_id)
+            assert not messages.send_run(messages.PREFLIGHT, run_id)
+        assert messages.send_run(messages.PREFLIGHT, run_id)
+
+    said = [record for record in caplog.records if "message_not_sent" in str(record.msg)]
+    assert [record.levelname for record in said if record.levelname != "DEBUG"] == ["WARNING"] * 2
+
+
 def test_a_wait_for_redis_is_not_counted_against_the_deadline(gitlab: FakeGitLab, monkeypatch) -> None:
     import dramatiq
     import redis

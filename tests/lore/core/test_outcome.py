@@ -37,7 +37,7 @@ def test_a_success_has_data_warnings_and_meta() -> None:
 
 
 def test_a_failure_has_code_message_actions_and_meta() -> None:
-    answer = failure(UsageError("BAD_IID", "'abc' is no iid"), meta=META)
+    answer = failure(UsageError("BAD_IID", "'abc' is no iid", command="lore-submit"), meta=META)
 
     assert answer == {
         "ok": False,

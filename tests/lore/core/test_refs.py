@@ -130,7 +130,7 @@ def test_a_bare_number_is_answered_with_both_readings() -> None:
     with pytest.raises(UsageError) as caught:
         parse_ref("12", base_url=BASE)
 
-    assert caught.value.actions == ["lore-submit --mr 12", "lore-submit --issue 12"]
+    assert caught.value.context == {"number": "12"}
 
 
 @pytest.mark.parametrize(
