@@ -124,18 +124,18 @@ def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
             run["run_id"],
             _NOUNS.get(str(run.get("kind")), run.get("kind") or ""),
             run["status"],
-            # Of all its entities together a sync has no stage.
-            run["stage"] if run.get("kind") in (None, "surgical") else "",
+            # Of all its entities together a sync has no stage, and who has come through all is in none.
+            run["stage"] if run.get("kind") in (None, "surgical") and run["status"] != "succeeded" else "",
             run.get("project") or "",
             f"{run['counts'].get('ok', 0)}/{run['counts'].get('total', 0)}",
-            _moment(run.get("created_at")),
             _seconds(run["elapsed_ms"]) if run.get("elapsed_ms") is not None else "",
             run.get("error_code") or "",
         )
         for run in runs
     ]
-    header = ("run", "kind", "status", "stage", "project", "ok", "created", "took", "error")
-    print_table(out, header, rows, style_column=2, whole=(0, 1, 2))
+    # When it was opened is how its id begins.
+    header = ("run", "kind", "status", "stage", "project", "ok", "took", "error")
+    print_table(out, header, rows, style_column=2, whole=(0, 1, 2, 3, 5, 6))
 
 
 def _why(failed: Mapping[str, Any]) -> str:
