@@ -26,6 +26,8 @@ def carry_on(
     follows: bool = False,
 ) -> None:
     """Do the run here, wait for it, or leave it to a worker, and report."""
+    from workers import RUN_QUEUES
+
     run_id = submitted.run_id
     is_here = settings.is_embedded and will_wait is not False
     was_waited_for = is_here or bool(will_wait) or timeout_s is not None
@@ -35,7 +37,7 @@ def carry_on(
         call.warn(
             "BROKER_UNREACHABLE", f"Redis does not answer: run {run_id} stays queued, and a worker sends it later"
         )
-    elif not is_here and not runs.has_live_worker():
+    elif not is_here and not runs.has_live_worker(RUN_QUEUES):
         call.warn("NO_LIVE_WORKER", f"no worker is alive to take run {run_id}; start one: lore worker")
     if was_waited_for:
         with progress(call, runs, run_id, follows=follows, is_quiet=is_quiet) as on_change:

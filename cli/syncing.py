@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from lore.door import Call, Door
 
 if TYPE_CHECKING:
     from lore.core.errors import LoreError
+    from lore.core.runs import RunOptions
     from lore.settings import Settings
 
 # How long a sync is waited for until its workers are looked for again.
@@ -80,7 +81,9 @@ def _sync_all(call: Call, asked: Mapping[str, Any], *, is_prune: bool) -> None:
                 is_prune=prunes,
                 is_to_be_sent=not settings.is_embedded or asked["will_wait"] is not False,
             )
-            error = _carry_on(call, settings, runs, opened, will_wait=asked["will_wait"] is not False, quiet=is_quiet)
+            needed = _queues(options, is_prune=prunes)
+            will_wait = asked["will_wait"] is not False
+            error = _carry_on(call, settings, runs, opened, needed=needed, will_wait=will_wait, quiet=is_quiet)
             done.append(runs.read_run(opened.run_id))
             if error is not None:
                 errors.append(error)
@@ -97,14 +100,23 @@ def _project(settings: Settings) -> str | None:
 
 
 def _carry_on(
-    call: Call, settings: Settings, runs: ModuleType, opened: Any, *, will_wait: bool, quiet: bool
+    call: Call,
+    settings: Settings,
+    runs: ModuleType,
+    opened: Any,
+    *,
+    needed: Sequence[str],
+    will_wait: bool,
+    quiet: bool,
 ) -> LoreError | None:
     """Do the sync here, or wait for the workers that do; return what it ended with."""
     from workers import syncing
 
     run_id = opened.run_id
-    nobody = None if settings.is_embedded else _nobody(runs, run_id)
-    if not opened.is_new and (syncing.is_worked_on(run_id) if settings.is_embedded or nobody else True):
+    nobody = None
+    if not settings.is_embedded:
+        nobody = (_nobody_for_long if will_wait else _nobody)(runs, run_id, needed)
+    if not opened.is_new and (syncing.is_worked_on(run_id) if settings.is_embedded else nobody is None):
         # It does what we would do: to run beside it would only ask for everything twice.
         if not quiet:
             call.warn("SYNC_ACTIVE", f"a sync of {opened.project} is under way already: {run_id}")
@@ -119,7 +131,7 @@ def _carry_on(
         return None
     with _progress(call, run_id, is_quiet=quiet) as on_change:
         if not settings.is_embedded:
-            return _wait(runs, run_id, on_change) or _error_of(runs, run_id)
+            return _wait(runs, run_id, needed, on_change) or _error_of(runs, run_id)
         if not opened.is_new:
             syncing.adopt(run_id)
         is_left = not do_here(run_id, threads=settings.gitlab_concurrency, on_change=on_change)
@@ -134,7 +146,17 @@ def _error_of(runs: ModuleType, run_id: str) -> LoreError | None:
     return error
 
 
-def _wait(runs: ModuleType, run_id: str, on_change: Callable[[], None]) -> LoreError | None:
+def _queues(options: RunOptions, *, is_prune: bool) -> list[str]:
+    """Return the queues that have to be served for such a sync to come to its end."""
+    from workers import SYNC_QUEUES
+
+    unneeded = {"sync_fetch", "sync_commit", "sync_documents", "sync_embed"} if is_prune else set()
+    unneeded |= set() if options.docs else {"sync_documents"}
+    unneeded |= set() if options.embed else {"sync_embed"}
+    return [name for name in SYNC_QUEUES if name not in unneeded]
+
+
+def _wait(runs: ModuleType, run_id: str, needed: Sequence[str], on_change: Callable[[], None]) -> LoreError | None:
     """Wait for the end of a sync as long as there is somebody to do it."""
     from lore.core.errors import RunError
 
@@ -144,28 +166,41 @@ def _wait(runs: ModuleType, run_id: str, on_change: Callable[[], None]) -> LoreE
         except RunError as error:
             if error.code != "STILL_RUNNING":
                 raise
-            nobody = _nobody(runs, run_id)
-            if nobody is not None:
-                return nobody
         else:
             return None
+        nobody = _nobody_for_long(runs, run_id, needed)
+        if nobody is not None:
+            return nobody
 
 
-def _nobody(runs: ModuleType, run_id: str) -> LoreError | None:
+def _nobody_for_long(runs: ModuleType, run_id: str, needed: Sequence[str]) -> LoreError | None:
+    """Do as `_nobody`, and look twice: a worker or a Redis that is started anew is soon there again.
+
+    A process that works without Redis is no worker, and says that it is at it.
+    """
+    from workers import syncing
+
+    if _nobody(runs, run_id, needed) is None or syncing.is_worked_on(run_id):
+        return None
+    return _nobody(runs, run_id, needed)
+
+
+def _nobody(runs: ModuleType, run_id: str, needed: Sequence[str]) -> LoreError | None:
     """Return why nobody is there to do a sync; None where somebody is.
 
     It is not waited for then: whoever runs it from cron would never hear of it.
     """
-    from lore.core.errors import BrokerError
+    from lore.core.errors import BrokerError, RunError
     from workers import require_broker
 
-    if runs.has_live_worker(for_sync=True):
+    if runs.has_live_worker(needed):
         return None
     try:
         require_broker()
     except BrokerError:
-        return BrokerError("BROKER_UNREACHABLE", f"Redis does not answer: sync {run_id} stays queued, to be sent later")
-    return BrokerError("NO_LIVE_WORKER", f"no worker is alive that takes sync {run_id}, which stays queued")
+        message = f"Redis does not answer: sync {run_id} stays queued, to be sent later"
+        return RunError("BROKER_UNREACHABLE", message, run_id=run_id)
+    return RunError("NO_LIVE_WORKER", f"no worker is alive that takes sync {run_id}, which stays queued", run_id=run_id)
 
 
 @contextlib.contextmanager

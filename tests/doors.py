@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -111,7 +111,7 @@ class Ledger:
         self.error = RunError("RUN_CANCELLED", why, run_id=run_id)
         return self.read_run(run_id)
 
-    def has_live_worker(self) -> bool:
+    def has_live_worker(self, queues: Sequence[str]) -> bool:
         self.called("has_live_worker")
         return self.has_worker
 

@@ -189,7 +189,9 @@ def _database(settings: Settings) -> Iterator[Check]:
 def _longest_lease_ms() -> int:
     """Return for how long anything of an open run is still held; 0 or less where nothing is."""
     ends = (
-        Run.select(peewee.fn.MAX(Run.stage_until)).where(Run.status.in_(rules.OPEN_STATUSES)),
+        Run.select(peewee.fn.MAX(Run.stage_until)).where(
+            Run.status.in_(rules.OPEN_STATUSES), Run.stage_owner.is_null(False)
+        ),
         Task.select(peewee.fn.MAX(Task.claimed_until)).where(Task.status == rules.CLAIMED),
         ProjectLock.select(peewee.fn.MAX(ProjectLock.until)).where(ProjectLock.owner.is_null(False)),
     )

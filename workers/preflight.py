@@ -439,7 +439,9 @@ def _named(held: Claim, error: LoreError, *, is_read: bool) -> str:
     of_it = (Task.scope_run == held.run_id, Task.entity_type == held.entity_type, Task.iid == held.iid)
     if is_read or Task.select().where(*of_it, Task.status == runs.DONE).exists():
         return error.message  # it is there: this endpoint alone is not
-    return f"{project} has no {_entity(held)}{hint}"
+    # Of the others one can be missing by itself, and its own answer does not come any more.
+    or_this = "" if held.job_type == plan.OWN else f", or that has no {held.job_type}"
+    return f"{project} has no {_entity(held)}{or_this}{hint}"
 
 
 def _give_back(claims: Sequence[Claim]) -> None:

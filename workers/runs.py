@@ -325,13 +325,12 @@ def count_workers() -> int:
     return len(live_workers())
 
 
-def has_live_worker(*, for_sync: bool = False) -> bool:
-    """Tell whether the workers that listen on this Redis serve every queue of a run, or of a sync, between them."""
-    from workers import RUN_QUEUES, SYNC_QUEUES  # noqa: PLC0415  # a door may import this module without the actors
+def has_live_worker(queues: Iterable[str]) -> bool:
+    """Tell whether the workers that listen on this Redis serve all of these queues between them."""
     from workers.broker import live_workers  # noqa: PLC0415  # redis is not imported without it
 
     served = {queue for worker in live_workers() for queue in worker.rsplit(" ", 1)[-1].split(",")}
-    return served.issuperset(SYNC_QUEUES if for_sync else RUN_QUEUES)
+    return served.issuperset(queues)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class Source:
 def left_by_earlier(run_id: str, project_id: int) -> dict[Entity, list[Source]]:
     """Return what earlier syncs had committed when they were ended before they began its documents, by entity.
 
-    What could not be built is not among it: that has failed, and is for a person to look at and to retry.
+    What could not be built, whichever run tried it, is not among it: that is for a person to look at and to retry.
     """
     found: dict[Entity, list[Source]] = {}
     awaited = RunSource.alias()
@@ -179,6 +179,18 @@ def left_by_earlier(run_id: str, project_id: int) -> dict[Entity, list[Source]]:
     )
     for entity_type in ENTITY_TYPES:
         table = ENTITY_TABLES[entity_type]
+        tried, one, its_table = RunSource.alias(), RunEntity.alias(), table.alias()
+        could_not = (
+            tried.select(tried.dirty_source_id)
+            .join(its_table, on=(its_table.id == tried.source_id))
+            .join(one, on=((one.run == tried.run) & (one.iid == its_table.iid)))
+            .where(
+                tried.source_type == entity_type,
+                one.entity_type == entity_type,
+                one.stage == rules.STAGE_DOCUMENTS,
+                one.status == rules.FAILED,
+            )
+        )
         rows = (
             RunSource.select(table.iid, RunSource.source_id, RunSource.dirty_source_id)
             .distinct()
@@ -196,6 +208,7 @@ def left_by_earlier(run_id: str, project_id: int) -> dict[Entity, list[Source]]:
                 RunEntity.stage == rules.STAGE_DOCUMENTS,
                 RunEntity.status == rules.ABORTED,
                 RunSource.dirty_source_id.not_in(is_awaited),
+                RunSource.dirty_source_id.not_in(could_not),
             )
         )
         for iid, source_id, dirty_source_id in rows.tuples():

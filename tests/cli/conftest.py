@@ -33,7 +33,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
     package: Any = ModuleType("workers")
     package.open_workers, package.open_ledger = ledger.open_workers, ledger.open_ledger
     package.open_sender = ledger.open_workers
-    package.QUEUES = ("preflight", "fetch", "commit")
+    package.QUEUES = package.RUN_QUEUES = ("preflight", "fetch", "commit")
     seams = {
         "runs": "submit retry resolve_project find_run read_run read_entities list_runs read_events read_progress wait"
         " error_of cancel has_live_worker",

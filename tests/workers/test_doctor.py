@@ -200,7 +200,9 @@ def test_what_is_still_held_is_said_with_the_end_of_its_lease(ledger: Any, setti
         project = Project.insert(gitlab_url="http://gitlab.test", path_with_namespace="g/p").execute()
         known = {"project": project, "kind": "surgical", "mode": "commit", "stage": "documents", "options": "{}"}
         times = {"trigger": "cli", "created_at": now, "stage_at": now, "stage_until": now + 50_000}
-        Run.insert(run_id="killed", status="documents", **known, **times).execute()
+        Run.insert(run_id="killed", status="documents", stage_owner="host:1:2", **known, **times).execute()
+        waits = known | times | {"stage_until": now + 500_000}  # and nobody holds it
+        Run.insert(run_id="waits", status="walking", **waits).execute()
     base.disconnect()
 
     found = {check.name: check for check in checks(dataclasses.replace(settings, gitlab_token=None))}

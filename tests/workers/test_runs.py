@@ -26,7 +26,7 @@ from lore.core.runs import RunOptions
 from models.ledger import Project, ProjectPath, Run, RunEvent
 from models.locks import ProjectLock
 from models.queue import StagedPayload, Task
-from workers import runs
+from workers import RUN_QUEUES, SYNC_QUEUES, runs
 from workers.commit import commit
 from workers.upkeep import sweep
 
@@ -255,9 +255,9 @@ def test_workers_that_serve_a_run_need_not_serve_a_sync(monkeypatch: pytest.Monk
     alive = ["host:1 preflight,fetch", "host:2 commit", "host:3 documents,embed"]
     monkeypatch.setattr(broker, "live_workers", lambda: alive)
 
-    assert runs.has_live_worker()
-    assert not runs.has_live_worker(for_sync=True)
+    assert runs.has_live_worker(RUN_QUEUES)
+    assert not runs.has_live_worker(SYNC_QUEUES)
 
     alive.append("host:4 plan,sync_fetch,sync_commit,sync_documents,sync_embed")
 
-    assert runs.has_live_worker(for_sync=True)
+    assert runs.has_live_worker(SYNC_QUEUES)

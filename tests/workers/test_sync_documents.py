@@ -214,6 +214,21 @@ def test_what_failed_in_the_documents_of_an_earlier_sync_is_left_to_its_retry(
     assert rows_of(DirtySource) == before
 
 
+def test_what_a_sync_could_not_build_for_an_earlier_one_is_not_tried_by_every_later_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.settle()
+    cancelled = open_sync(world)
+    drain(only=UNTIL_COMMITTED)
+    runs.cancel(cancelled)
+    spoil_documents_of(world.entities()[0].iid, monkeypatch)
+
+    ended = [status_of(world.sync(options=EVERYTHING))[0] for _ in range(3)]
+
+    assert ended == ["failed", "succeeded", "succeeded"]
+    assert DirtySource.select().count() == 1
+
+
 def test_what_was_written_of_a_child_that_failed_between_two_pieces_is_no_debt_and_its_retry_builds_the_documents(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
