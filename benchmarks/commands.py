@@ -1,6 +1,6 @@
 """Measure whole commands by the clock on the wall, each a fresh process, beside what cannot be done without.
 
-    python benchmarks/commands.py [--quick] [--rounds 15] [--json FILE]
+    python benchmarks/commands.py [--quick] [--rounds 10] [--json FILE]
 
 `lore-submit --mr 12 --issue 7 --wait`, by warm workers and in its own process, beside a python-gitlab script that
 fetches the same 13 answers side by side and stores nothing; the demo GitLab takes 20 ms for each. What only starts
@@ -34,7 +34,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
-    rounds = options.rounds or (2 if options.quick else 15)
+    rounds = options.rounds or (2 if options.quick else 10)
     end_cleanly()
     with spawn("demo", 1, "--latency-ms", str(LATENCY_MS)) as demo, redis_running() as redis:
         fetching = [*peer_arguments(demo, requests_of(demo.project_id, ENTITIES))]

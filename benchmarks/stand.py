@@ -45,15 +45,9 @@ def stage(demo: Demo, redis: RedisServer | None, database_url: str = "", **setti
     """Open a folder, and an environment in which lore speaks to these servers; without a URL to a SQLite database."""
     with tempfile.TemporaryDirectory(prefix="lore-bench-") as name:
         folder = Path(name)
-        known = {
-            "LORE_GITLAB_URL": demo.url,
-            "LORE_GITLAB_TOKEN": demo.token,
-            "LORE_PROJECT": demo.project,
-            "LORE_DATABASE_URL": database_url or f"sqlite://{folder}/lore.db",
-        }
-        if redis is not None:
-            known["LORE_REDIS_URL"] = redis.url
-        with Stage(environment(folder, **known | settings), folder) as opened:
+        known = settings if redis is None else {"LORE_REDIS_URL": redis.url} | settings
+        database_url = database_url or f"sqlite://{folder}/lore.db"
+        with Stage(environment(folder, demo, database_url, **known), folder) as opened:
             yield opened
 
 
