@@ -133,7 +133,7 @@ def memory(what: str, said: str) -> Row:
 def main() -> None:
     parser = rows.arguments(__doc__)
     parser.add_argument("--documents", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=18)
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends with us
     documents, rounds = (2_000, 4) if asked.quick else (asked.documents, asked.rounds)
@@ -169,7 +169,7 @@ def main() -> None:
             at_most(1.2, what, taken["large"], "on an empty mirror", taken["empty"]),
             memory("a process that runs and embeds", peaks["large"]),
             *fresh(
-                folder / "large.db", environs["large"] | {"LORE_GITLAB_URL": "http://bench"}, max(rounds * 9 // 25, 2)
+                folder / "large.db", environs["large"] | {"LORE_GITLAB_URL": "http://bench"}, max(rounds * 7 // 18, 2)
             ),
         ]
     rows.show(found)

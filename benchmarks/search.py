@@ -323,7 +323,7 @@ def main() -> None:
     parser = rows.arguments(__doc__)
     parser.add_argument("--postgresql", action="store_true", help="a PostgreSQL of its own, and not SQLite")
     parser.add_argument("--documents", type=int, default=100_000)
-    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=45)
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server ends with us
     documents, repeats = (2_000, 8) if asked.quick else (asked.documents, asked.repeats)
