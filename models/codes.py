@@ -12,7 +12,7 @@ from typing import Any, Final
 from peewee import fn
 
 from models.base import database, is_postgresql
-from models.documents import Document, Embedding
+from models.documents import Embedding
 from models.fulltext import Filters, expected
 
 _BATCH: Final = 100_000
@@ -114,24 +114,18 @@ def closest(model: str, code: bytes, *, filters: Filters, limit: int) -> list[in
 
 def read_vectors(ids: Sequence[int]) -> list[tuple[int, int, bool, bytes]]:
     """Return id, document, whether it is of the document's present text, and vector of those that are still there."""
-    if is_postgresql():
-        # One statement for any number of them, which is parsed and planned once and not for each search.
-        sql = (
-            "SELECT e.id, e.document_id, e.content_hash = d.content_hash, e.vector"
-            " FROM embeddings e JOIN documents d ON d.id = e.document_id WHERE e.id = ANY(%s)"
-        )
-        return list(database.execute_sql(sql, (list(ids),)).fetchall())
+    # Written down here, and not by peewee anew for each search.
+    sql = (
+        "SELECT e.id, e.document_id, e.content_hash = d.content_hash, e.vector"
+        " FROM embeddings e JOIN documents d ON d.id = e.document_id WHERE e.id "
+    )
+    if is_postgresql():  # which plans a statement for any number of them only once
+        return list(database.execute_sql(f"{sql} = ANY(%s)", (list(ids),)).fetchall())
     found: list[tuple[int, int, bool, bytes]] = []
     for start in range(0, len(ids), _CHUNK):
-        query = (
-            Embedding.select(
-                Embedding.id, Embedding.document, Embedding.content_hash, Document.content_hash, Embedding.vector
-            )
-            .join(Document)
-            .where(Embedding.id.in_(ids[start : start + _CHUNK]))
-        )
-        for number, document_id, embedded, present, vector in query.tuples():
-            found.append((number, document_id, embedded == present, bytes(vector)))
+        some = list(ids[start : start + _CHUNK])
+        rows = database.execute_sql(f"{sql} IN ({', '.join('?' * len(some))})", some).fetchall()
+        found += [(number, document_id, bool(is_current), vector) for number, document_id, is_current, vector in rows]
     return found
 
 
