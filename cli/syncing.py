@@ -198,9 +198,9 @@ def _nobody(runs: ModuleType, run_id: str, needed: Sequence[str]) -> LoreError |
     try:
         require_broker()
     except BrokerError:
-        message = f"Redis does not answer: sync {run_id} stays queued, to be sent later"
+        message = f"Redis does not answer: sync {run_id} stays as it is, for workers to go on with"
         return RunError("BROKER_UNREACHABLE", message, run_id=run_id)
-    return RunError("NO_LIVE_WORKER", f"no worker is alive that takes sync {run_id}, which stays queued", run_id=run_id)
+    return RunError("NO_LIVE_WORKER", f"no worker is alive to do sync {run_id}, which stays as it is", run_id=run_id)
 
 
 @contextlib.contextmanager
