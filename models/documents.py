@@ -20,6 +20,7 @@ from lore.core.plan import MERGE_REQUEST
 from models import content, fulltext
 from models.base import NeverReusedId, Table, database, is_postgresql
 from models.ledger import Project
+from models.statements import Prepared, given
 
 
 class Document(Table):
@@ -122,14 +123,11 @@ def save(source: Source, documents: Sequence[texts.Document]) -> Saved:
 
     Text and terms are written where the hash is another one; what a search filters by wherever it differs.
     """
-    facets = (Document.author, Document.state, Document.labels, Document.updated_at, Document.project, Document.iid)
     known = {
         (source_type, source_id): (document_id, content_hash, tuple(values))
-        for document_id, source_type, source_id, content_hash, *values in Document.select(
-            Document.id, Document.source_type, Document.source_id, Document.content_hash, *facets
+        for document_id, source_type, source_id, content_hash, *values in _OF_ENTITY.execute(
+            entity_type=source.entity_type, entity_id=source.entity_id
         )
-        .where(Document.entity_type == source.entity_type, Document.entity_id == source.entity_id)
-        .tuples()
     }
     saved = Saved([], [], [])
     for document in documents:
@@ -138,10 +136,10 @@ def save(source: Source, documents: Sequence[texts.Document]) -> Saved:
         values = (author, state, labels, document.updated_at, source.project_id, source.iid)
         document_id, content_hash, had = known.pop((document.source_type, document.source_id), (None, None, None))
         if document_id is None or content_hash != document.content_hash:
-            document_id = _write(source, document, dict(zip(facets, values, strict=True)), document_id)
+            document_id = _write(source, document, dict(zip(_FACETS, values, strict=True)), document_id)
             saved.changed.append(document_id)
         elif had != values:
-            _update(document_id, dict(zip(facets, values, strict=True)))
+            _update(document_id, dict(zip(_FACETS, values, strict=True)))
         saved.ids.append(document_id)
     saved.deleted.extend(document_id for document_id, _, _ in known.values())
     _delete(saved.deleted)
@@ -281,6 +279,20 @@ def _files(entity_type: str, entity_id: int) -> tuple[File, ...]:
     return tuple(File(old, new, bool(is_new), bool(is_deleted)) for old, new, is_new, is_deleted in query.tuples())
 
 
+# What a search filters by, in the order of the values that `save` compares.
+_FACETS: Final = (
+    Document.author,
+    Document.state,
+    Document.labels,
+    Document.updated_at,
+    Document.project,
+    Document.iid,
+)
+_OF_ENTITY: Final = Prepared(
+    lambda: Document.select(
+        Document.id, Document.source_type, Document.source_id, Document.content_hash, *_FACETS
+    ).where(Document.entity_type == given("entity_type"), Document.entity_id == given("entity_id"))
+)
 _CHUNK: Final = 500
 _MAX_FACET: Final = 255
 _KEY_AND_TEXT: Final = (
