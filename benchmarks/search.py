@@ -37,6 +37,7 @@ from lore.core.documents import File, Note, Source, Thread
 from lore.core.terms import document_terms
 from lore.search import Filters, search
 from models import base, fulltext, schema
+from models.codes import seal
 from models.documents import Document, save
 from models.ledger import Project
 
@@ -93,21 +94,21 @@ class Topics:
         return self.many(len(asked))
 
 
-def generate(path: Path, wanted: int) -> dict[str, float]:
-    """Fill a SQLite database; return what it took."""
+def generate(path: Path, wanted: int, *, gitlab_url: str = "http://bench") -> dict[str, float]:
+    """Fill a SQLite database with projects of one GitLab; return what it took."""
     base.open_database(f"sqlite://{path}")
     schema.bring_up()
-    spent = fill(wanted, Topics())
+    spent = fill(wanted, Topics(), gitlab_url=gitlab_url)
     base.disconnect()
     return spent
 
 
-def fill(wanted: int, topics: Topics) -> dict[str, float]:
+def fill(wanted: int, topics: Topics, *, gitlab_url: str = "http://bench") -> dict[str, float]:
     """Fill the open database; return what it took, of the processor's time."""
     vocabulary = Vocabulary(3)
     dice = vocabulary.dice
     projects = [
-        Project.insert(gitlab_url="http://bench", gitlab_id=n, path_with_namespace=f"bench/{n}").execute()
+        Project.insert(gitlab_url=gitlab_url, gitlab_id=FAR + n, path_with_namespace=f"bench/{n}").execute()
         for n in range(1, 6)
     ]
     spent = {"build": 0.0, "save": 0.0}
@@ -221,6 +222,8 @@ def embed(topics: Topics) -> None:
                         copy.write_row(row)
             else:
                 connection.executemany(f"INSERT INTO embeddings ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", made)
+                for _ in range(2):  # as batches of fewer documents do
+                    seal(MODEL, code_bytes=DIMENSIONS // 8)
 
 
 def measure_searches(repeats: int, name: str, only: str = "") -> list[Row]:

@@ -286,12 +286,15 @@ class _Codes:
         return lambda wanted: [int(number) for number in order[:wanted]]
 
     def _read(self) -> None:
-        for ids, documents, found in codes.read_codes(self._model, after_id=self._last_id, code_bytes=self._code_bytes):
-            rows = self._np.frombuffer(found, dtype=self._np.uint8).reshape(-1, self._code_bytes)
-            self.ids = self._joined(self.ids, _numbers(ids))
-            self.documents = self._joined(self.documents, _numbers(documents))
-            self.codes = self._joined(self.codes, self._widen(rows))
-            self._last_id = int(self.ids.max())
+        found = list(codes.read_codes(self._model, after_id=self._last_id, code_bytes=self._code_bytes))
+        ids, documents, signs = (b"".join(parts) for parts in zip(*found, strict=True)) if found else (b"", b"", b"")
+        if not ids:
+            return
+        rows = self._np.frombuffer(signs, dtype=self._np.uint8).reshape(-1, self._code_bytes)
+        self.ids = self._joined(self.ids, self._np.frombuffer(ids, dtype="<i8"))
+        self.documents = self._joined(self.documents, self._np.frombuffer(documents, dtype="<i8"))
+        self.codes = self._joined(self.codes, self._widen(rows))
+        self._last_id = int(self.ids.max())
 
     def _joined(self, known: Any, new: Any) -> Any:
         return self._np.concatenate([known, new]) if len(known) else new

@@ -1,13 +1,14 @@
 """What a search by meaning reads: every code of a model at once, and the vectors of the few that are close.
 
-The rows come in one, since a hundred thousand by themselves take longer to fetch than to search.
-Where PostgreSQL has pgvector, it compares the codes itself, and none is read.
+A hundred thousand rows take longer to fetch than to search, so SQLite has them in blocks of 512, and what is not in a
+block comes in one row. Where PostgreSQL has pgvector, it compares the codes itself, and none is read.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from peewee import fn
 
@@ -16,8 +17,13 @@ from models.documents import Embedding
 from models.fulltext import Filters, expected
 
 _BATCH: Final = 100_000
+# As the triggers of migration 0006 have it.
+_BLOCK: Final = 512
+# A write that touched more leaves the rest to the next: until then they are read from the rows.
+_SEALED_AT_ONCE: Final = 8
 _CHUNK: Final = 500
 _MAX_NEAR: Final = 2_500
+_NO_END: Final = 2**63 - 1
 
 
 def count(model: str) -> int:
@@ -31,15 +37,78 @@ def has_any(model: str, *, code_bytes: int) -> bool:
     return query.limit(1).tuples().first() is not None
 
 
-def read_codes(model: str, *, after_id: int, code_bytes: int) -> Iterator[tuple[str, str, bytes]]:
-    """Yield the codes whose id is greater, some thousand at once, by id: the ids, the documents' ids, the codes.
+class Codes(NamedTuple):
+    """Some of the codes of a model, one behind the other: ids and documents are 64-bit numbers, little endian."""
 
-    The ids stand in a text with commas between, the codes one behind the other. A code of another length is left out:
-    it has another number of dimensions, and so cannot be of this model, whatever is said.
+    ids: bytes
+    documents: bytes
+    codes: bytes
+
+
+def read_codes(model: str, *, after_id: int, code_bytes: int) -> Iterator[Codes]:
+    """Yield the codes whose id is greater, many at once, by id.
+
+    A code of another length is left out: it has another number of dimensions, and so cannot be of this model, whatever
+    is said.
     """
+    if not is_postgresql():
+        sql = (
+            "SELECT block, ids, documents, codes FROM code_blocks"
+            " WHERE model = ? AND block >= ? AND code_bytes = ? ORDER BY block"
+        )
+        for block, *found in database.execute_sql(sql, (model, -(-after_id // _BLOCK), code_bytes)):
+            if after_id < block * _BLOCK:
+                yield from _read_rows(model, after_id, block * _BLOCK, code_bytes)
+            yield Codes(*found)
+            after_id = (block + 1) * _BLOCK
+    yield from _read_rows(model, after_id, _NO_END, code_bytes)
+
+
+def seal(model: str, *, code_bytes: int) -> None:
+    """Write some of the blocks that are full and not there, in the caller's transaction, which has written vectors.
+
+    PostgreSQL has none: a block could be written without the rows that another transaction is still writing into it.
+    """
+    if is_postgresql():
+        return
+    # The last one still grows; into one before it no row ever comes, as an id is greater than all that were there.
+    last = (_least_or_most("max", model, 0, _NO_END) or 1) - 1
+    growing = last // _BLOCK
+    sql = "SELECT block FROM code_blocks WHERE model = ? AND block < ? AND code_bytes = ? ORDER BY block"
+    first, left = 0, _SEALED_AT_ONCE
+    for sealed in [*(row[0] for row in database.execute_sql(sql, (model, growing, code_bytes))), growing]:
+        while first < sealed and (found := _least_or_most("min", model, first * _BLOCK, sealed * _BLOCK)) is not None:
+            if not left:
+                return
+            _write_block(model, (found - 1) // _BLOCK, code_bytes)
+            first, left = (found - 1) // _BLOCK + 1, left - 1
+        first = sealed + 1
+
+
+def _least_or_most(which: str, model: str, after_id: int, last_id: int) -> int | None:
+    sql = f"SELECT {which}(id) FROM embeddings WHERE model = ? AND id > ? AND id <= ?"
+    found: int | None = database.execute_sql(sql, (model, after_id, last_id)).fetchone()[0]
+    return found
+
+
+def _write_block(model: str, block: int, code_bytes: int) -> None:
+    found = list(_read_rows(model, block * _BLOCK, (block + 1) * _BLOCK, code_bytes)) or [Codes(b"", b"", b"")]
+    (codes,) = found
+    sql = "INSERT INTO code_blocks (model, block, code_bytes, ids, documents, codes) VALUES (?, ?, ?, ?, ?, ?)"
+    database.execute_sql(sql, (model, block, code_bytes, *codes))
+
+
+def delete_blocks_but(model: str) -> None:
+    """Delete the blocks of every other model: whose rows are all deleted next finds none to delete with each."""
+    if not is_postgresql():
+        database.execute_sql("DELETE FROM code_blocks WHERE model <> ?", (model,))
+
+
+def _read_rows(model: str, after_id: int, last_id: int, code_bytes: int) -> Iterator[Codes]:
+    """Yield what the rows behind an id hold, up to another; the database puts them together."""
     mark = "%s" if is_postgresql() else "?"
     batch = (
-        f"SELECT id, document_id, code FROM embeddings WHERE model = {mark} AND id > {mark}"
+        f"SELECT id, document_id, code FROM embeddings WHERE model = {mark} AND id > {mark} AND id <= {mark}"
         f" AND length(code) = {mark} ORDER BY id LIMIT {_BATCH}"
     )
     if is_postgresql():
@@ -49,11 +118,16 @@ def read_codes(model: str, *, after_id: int, code_bytes: int) -> Iterator[tuple[
         columns = "group_concat(id), group_concat(document_id), CAST(group_concat(CAST(code AS TEXT), '') AS BLOB)"
     sql = f"SELECT max(id), {columns} FROM ({batch}) AS batch"
     while True:
-        last, ids, documents, codes = database.execute_sql(sql, (model, after_id, code_bytes)).fetchone()
+        last, ids, documents, codes = database.execute_sql(sql, (model, after_id, last_id, code_bytes)).fetchone()
         if last is None:
             return
         after_id = last
-        yield ids, documents, bytes(codes)
+        yield Codes(_packed(ids), _packed(documents), bytes(codes))
+
+
+def _packed(listed: str) -> bytes:
+    numbers = listed.split(",")
+    return struct.pack(f"<{len(numbers)}q", *map(int, numbers))
 
 
 def has_pgvector() -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import peewee
 
+from models import codes
 from models.documents import Document, Embedding
 
 _CHUNK = 200
@@ -130,6 +131,7 @@ def has_other_models(model: str) -> bool:
 
 def delete_models_but(model: str) -> int:
     """Delete the vectors of every other model; return how many."""
+    codes.delete_blocks_but(model)
     return int(Embedding.delete().where(Embedding.model != model).execute())
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from lore.core import plan, runs
 from lore.core.errors import BusyError, LoreError, SettingError
 from lore.logs import get_logger
-from models import vectors
+from models import codes, vectors
 from models.base import read, write
 from models.content import ENTITY_TABLES
 from models.documents import Document
@@ -193,6 +193,9 @@ class _Batch:
                         done.append(document.document_id)
                     else:
                         changed.append(document.document_id)
+                code = next((chunks[0].code for _, chunks in made if chunks), None)
+                if code is not None:
+                    codes.seal(self.embedder.model, code_bytes=len(code))
                 if not changed:
                     after(self.entities)
             self.waiting = []
