@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import peewee
@@ -89,11 +90,10 @@ class Saved:
 
 def load_source(entity_type: str, entity_id: int) -> Source | None:
     """Lock an entity's row and return all of it that goes into text; None where it is gone, also on GitLab."""
-    table = content.ENTITY_TABLES[entity_type]
-    query = table.select(*_columns(table)).where(table.id == entity_id, table.deleted_at.is_null())
-    row = (query.for_update() if is_postgresql() else query).dicts().first()
-    if row is None:
+    found = _ENTITIES[entity_type].row(id=entity_id)
+    if found is None:
         return None
+    row = dict(zip(_names(entity_type), found, strict=True))
     return Source(
         entity_type=entity_type,
         entity_id=entity_id,
@@ -203,38 +203,24 @@ def _delete(document_ids: Sequence[int]) -> None:
         Document.delete().where(Document.id.in_(document_ids[start : start + _CHUNK])).execute()
 
 
-def _columns(table: Any) -> list[Any]:
-    """Return the entity's columns that go into text, of the description no more than fits."""
-    names = [name for name in _COLUMNS if name in table._meta.fields]
-    beginning = peewee.fn.SUBSTR(table.description, 1, texts.MAX_DESCRIPTION).alias("beginning")
-    return [
-        *(getattr(table, name) for name in names),
-        beginning,
-        peewee.fn.LENGTH(table.description).coerce(False).alias("length"),
-    ]
+def _names(entity_type: str) -> list[str]:
+    """Return what is read of an entity's row."""
+    known = content.ENTITY_TABLES[entity_type]._meta.fields
+    return [*(name for name in _COLUMNS if name in known), "beginning", "length"]
+
+
+def _entity_query(entity_type: str) -> peewee.ModelSelect:
+    table = content.ENTITY_TABLES[entity_type]
+    columns = [getattr(table, name) for name in _names(entity_type)[:-2]]
+    # Of the description no more than fits.
+    beginning = peewee.fn.SUBSTR(table.description, 1, texts.MAX_DESCRIPTION)
+    query = table.select(*columns, beginning, peewee.fn.LENGTH(table.description))
+    query = query.where(table.id == given("id"), table.deleted_at.is_null())
+    return query.for_update() if is_postgresql() else query
 
 
 def _threads(entity_type: str, entity_id: int) -> tuple[Thread, ...]:
     notes: dict[str, list[texts.Note]] = defaultdict(list)
-    table = content.Note
-    query = (
-        table.select(
-            table.discussion_gitlab_id,
-            peewee.fn.SUBSTR(table.body, 1, texts.MAX_NOTE),
-            table.author,
-            table.created_at,
-            table.updated_at,
-            table.system,
-            table.resolved,
-            table.old_path,
-            table.new_path,
-            table.new_line,
-            table.old_line,
-            peewee.fn.LENGTH(table.body).coerce(False),
-        )
-        .where(table.entity_type == entity_type, table.entity_id == entity_id)
-        .order_by(table.position, table.id)
-    )
     for (
         discussion,
         body,
@@ -242,41 +228,39 @@ def _threads(entity_type: str, entity_id: int) -> tuple[Thread, ...]:
         created,
         updated,
         is_system,
-        resolved,
+        is_resolved,
         old,
         new,
         line,
         old_line,
         length,
-    ) in query.tuples().iterator():
+    ) in _NOTES.execute(entity_type=entity_type, entity_id=entity_id):
         note = texts.Note(
             body=body or "",
             author=author,
             created_at=created,
             updated_at=updated,
             is_system=bool(is_system),
-            is_resolved=resolved,
+            is_resolved=None if is_resolved is None else bool(is_resolved),
             old_path=old,
             new_path=new,
             line=old_line if line is None else line,
             length=length,
         )
         notes[discussion].append(note)
-    query = content.Discussion.select(content.Discussion.id, content.Discussion.gitlab_id).where(
-        content.Discussion.entity_type == entity_type, content.Discussion.entity_id == entity_id
-    )
-    in_order = query.order_by(content.Discussion.position, content.Discussion.id).tuples()
+    in_order = _DISCUSSIONS.execute(entity_type=entity_type, entity_id=entity_id)
     return tuple(Thread(number, tuple(notes[gitlab_id])) for number, gitlab_id in in_order if gitlab_id in notes)
 
 
 def _files(entity_type: str, entity_id: int) -> tuple[File, ...]:
-    table = content.MergeRequestDiff
-    query = (
-        table.select(table.old_path, table.new_path, table.new_file, table.deleted_file)
-        .where(table.entity_type == entity_type, table.entity_id == entity_id)
-        .order_by(table.position, table.id)
-    )
-    return tuple(File(old, new, bool(is_new), bool(is_deleted)) for old, new, is_new, is_deleted in query.tuples())
+    rows = _DIFFS.execute(entity_type=entity_type, entity_id=entity_id)
+    return tuple(File(old, new, bool(is_new), bool(is_deleted)) for old, new, is_new, is_deleted in rows)
+
+
+def _children(table: Any, *columns: Any) -> Prepared:
+    """Return the query of an entity's rows in a table, in GitLab's order."""
+    its = (table.entity_type == given("entity_type"), table.entity_id == given("entity_id"))
+    return Prepared(lambda: table.select(*columns).where(*its).order_by(table.position, table.id))
 
 
 # What a search filters by, in the order of the values that `save` compares.
@@ -319,4 +303,28 @@ _COLUMNS: Final = (
     "milestone",
     "source_branch",
     "target_branch",
+)
+_ENTITIES: Final = {kind: Prepared(partial(_entity_query, kind)) for kind in content.ENTITY_TABLES}
+_NOTES: Final = _children(
+    content.Note,
+    content.Note.discussion_gitlab_id,
+    peewee.fn.SUBSTR(content.Note.body, 1, texts.MAX_NOTE),
+    content.Note.author,
+    content.Note.created_at,
+    content.Note.updated_at,
+    content.Note.system,
+    content.Note.resolved,
+    content.Note.old_path,
+    content.Note.new_path,
+    content.Note.new_line,
+    content.Note.old_line,
+    peewee.fn.LENGTH(content.Note.body),
+)
+_DISCUSSIONS: Final = _children(content.Discussion, content.Discussion.id, content.Discussion.gitlab_id)
+_DIFFS: Final = _children(
+    content.MergeRequestDiff,
+    content.MergeRequestDiff.old_path,
+    content.MergeRequestDiff.new_path,
+    content.MergeRequestDiff.new_file,
+    content.MergeRequestDiff.deleted_file,
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import peewee
 
 from models import codes
 from models.documents import Document, Embedding
+from models.statements import Prepared, given, insert
 
 _CHUNK = 200
 
@@ -71,10 +73,8 @@ def lacking(model: str) -> int:
 
 def known(document_id: int, model: str) -> dict[str, Vector]:
     """Return the vectors a document has of this model, by the hash of their chunk, also those of an earlier text."""
-    rows = Embedding.select(Embedding.chunk_hash, Embedding.vector, Embedding.code).where(
-        Embedding.document == document_id, Embedding.model == model
-    )
-    return {chunk_hash: Vector(chunk_hash, bytes(vector), bytes(code)) for chunk_hash, vector, code in rows.tuples()}
+    rows = _KNOWN.execute(document_id=document_id, model=model)
+    return {chunk_hash: Vector(chunk_hash, bytes(vector), bytes(code)) for chunk_hash, vector, code in rows}
 
 
 def write(document_id: int, content_hash: str, model: str, chunks: Sequence[Vector]) -> bool:
@@ -83,34 +83,21 @@ def write(document_id: int, content_hash: str, model: str, chunks: Sequence[Vect
     A chunk that stays at its place keeps its row.
     """
     # An UPDATE and not a SELECT: it locks the row, so that nobody builds the document anew until we are done.
-    is_same = Document.update(content_hash=content_hash).where(
-        Document.id == document_id, Document.content_hash == content_hash
-    )
-    if not is_same.execute():
+    if not _LOCK.changed(document_id=document_id, content_hash=content_hash):
         return False
-    mine = (Embedding.document == document_id, Embedding.model == model)
-    rows = Embedding.select(Embedding.chunk_index, Embedding.chunk_hash).where(*mine)
-    before = dict(rows.tuples())
+    before = dict(_CHUNKS.execute(document_id=document_id, model=model))
     kept = {index for index, chunk in enumerate(chunks) if before.get(index) == chunk.chunk_hash}
     gone = sorted(set(before) - kept)
     for start in range(0, len(gone), _CHUNK):
-        Embedding.delete().where(*mine, Embedding.chunk_index.in_(gone[start : start + _CHUNK])).execute()
-    Embedding.update(content_hash=content_hash).where(*mine).execute()
-    new = [
-        {
-            "document": document_id,
-            "chunk_index": index,
-            "model": model,
-            "chunk_hash": chunk.chunk_hash,
-            "content_hash": content_hash,
-            "code": chunk.code,
-            "vector": chunk.vector,
-        }
-        for index, chunk in enumerate(chunks)
-        if index not in kept
-    ]
-    for start in range(0, len(new), _CHUNK):
-        Embedding.insert_many(new[start : start + _CHUNK]).execute()
+        some = Embedding.chunk_index.in_(gone[start : start + _CHUNK])
+        Embedding.delete().where(Embedding.document == document_id, Embedding.model == model, some).execute()
+    if kept:
+        _KEEP.execute(document_id=document_id, model=model, content_hash=content_hash)
+    for index, chunk in enumerate(chunks):
+        if index not in kept:
+            about = {"document_id": document_id, "chunk_index": index, "model": model, "content_hash": content_hash}
+            made = {"chunk_hash": chunk.chunk_hash, "code": chunk.code, "vector": chunk.vector}
+            insert(Embedding, about | made)
     return True
 
 
@@ -139,3 +126,16 @@ def _valid(model: str) -> peewee.ModelSelect:
     return Embedding.select(peewee.SQL("1")).where(
         Embedding.document == Document.id, Embedding.model == model, Embedding.content_hash == Document.content_hash
     )
+
+
+_OF_DOCUMENT = (Embedding.document == given("document_id"), Embedding.model == given("model"))
+_LOCK: Final = Prepared(
+    lambda: Document.update({Document.content_hash: given("content_hash")}).where(
+        Document.id == given("document_id"), Document.content_hash == given("content_hash")
+    )
+)
+_KNOWN: Final = Prepared(
+    lambda: Embedding.select(Embedding.chunk_hash, Embedding.vector, Embedding.code).where(*_OF_DOCUMENT)
+)
+_CHUNKS: Final = Prepared(lambda: Embedding.select(Embedding.chunk_index, Embedding.chunk_hash).where(*_OF_DOCUMENT))
+_KEEP: Final = Prepared(lambda: Embedding.update({Embedding.content_hash: given("content_hash")}).where(*_OF_DOCUMENT))

@@ -18,10 +18,13 @@ from models import documents as tables
 from models.base import read, write
 from models.content import ENTITY_TABLES, DirtySource
 from models.ledger import Run, RunDocument, RunEntity, RunSource
+from models.statements import execute
 from workers import messages, moves, stages
 from workers.actors import BEHIND_PEOPLE, actor
 
 log = get_logger(__name__)
+
+_KEEP = "INSERT INTO sync_run_documents (run_id, document_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
 
 
 @actor("documents")
@@ -97,7 +100,7 @@ def _build(held: stages.Held, entity: plan.Entity) -> None:
         )
         DirtySource.delete().where(DirtySource.id.in_(dirty)).execute()
         for document_id in saved.ids:
-            RunDocument.insert(run=held.run_id, document_id=document_id).on_conflict_ignore().execute()
+            execute(_KEEP, held.run_id, document_id)
         moves.record(
             held.run_id,
             "documents_built",
