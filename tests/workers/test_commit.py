@@ -25,7 +25,7 @@ from support import (
 
 from lore.core import plan
 from models import locks, queue
-from models.base import now_ms, write
+from models.base import database, is_postgresql, now_ms, write
 from models.content import Discussion, Issue, MergeRequest, MergeRequestDiff, Note
 from models.ledger import Run
 from models.locks import ProjectLock
@@ -87,6 +87,51 @@ def test_an_exception_at_any_statement_leaves_every_content_table_as_it_was(gitl
         else:
             runs.cancel(failing)
     assert "failed" in tried
+
+
+@pytest.mark.invariant("I4")
+@pytest.mark.parametrize("table", ["notes", "merge_request_diffs", "dirty_sources"])
+def test_what_the_database_refuses_fails_its_entity_and_leaves_no_trace(gitlab: FakeGitLab, table: str) -> None:
+    run_id = fetched()
+    before = content()
+    refuse(table)
+
+    commit.fn(run_id)
+
+    error = runs.error_of(run_id)
+    assert error is not None
+    assert (error.code, "refused on purpose" in error.message) == ("INGEST_FAILED", True)
+    assert [failure.entity_type for failure in error.failures] == ["merge_request"]
+    assert content() == before
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("table", ["notes", "dirty_sources"])
+def test_a_deadlock_that_shows_late_is_tried_again(gitlab: FakeGitLab, table: str) -> None:
+    run_id = fetched()
+    before = content()
+    refuse(table, code="40P01")
+
+    commit.fn(run_id)
+
+    assert (status_of(run_id), content()) == ("committing", before)
+    database.execute_sql(f"DROP TRIGGER refuse ON {table}")
+    commit.fn(run_id)
+    assert status_of(run_id) == "documents"
+
+
+def refuse(table: str, *, code: str = "P0001") -> None:
+    """Have the database refuse every row of a merge request in a table."""
+    column = "source_type" if table == "dirty_sources" else "entity_type"
+    condition = f"NEW.{column} = 'merge_request'"
+    how = f"WHEN {condition} BEGIN SELECT RAISE(ABORT, 'refused on purpose'); END"
+    if is_postgresql():
+        database.execute_sql(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN RAISE EXCEPTION 'refused on purpose' USING ERRCODE = '{code}'; END $$"
+        )
+        how = f"FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse()"
+    database.execute_sql(f"CREATE TRIGGER refuse BEFORE INSERT ON {table} {how}")
 
 
 def restore(*, before_of: str) -> None:
