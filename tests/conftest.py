@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,11 +11,13 @@ from typing import Any
 
 import dramatiq
 import pytest
+import structlog
+from chaos.stage import environment
 from dramatiq.worker import WorkerThread
 from servers import postgresql_running
 
 from lore import logs
-from lore.settings import read_settings
+from lore.demo.server import spawn
 from models import base, schema
 from workers import resources
 from workers.embedded import EmbeddedBroker
@@ -70,6 +72,20 @@ def postgresql_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def demo() -> Iterator[Any]:
+    """A demo GitLab as a process of its own, for all tests of processes; each begins with `demo.reset()`."""
+    with spawn("demo") as server:
+        yield server
+
+
+@pytest.fixture
+def environ(demo: Any, database_url: str, tmp_path: Path) -> dict[str, str]:
+    """What a command sees whose home is empty, with a demo GitLab as it was in the beginning."""
+    demo.reset()
+    return environment(tmp_path, demo, database_url)
+
+
 @pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
@@ -90,20 +106,30 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def settings(database_url: str) -> Any:
-    return read_settings(
-        {
-            "LORE_GITLAB_URL": "http://gitlab.test",
-            "LORE_GITLAB_TOKEN": "glpat-test",
-            "LORE_DATABASE_URL": database_url,
-            "HOME": os.environ.get("HOME", "/nonexistent"),
-        }
-    )
+    from support import settings_for
+
+    return settings_for("http://gitlab.test", "glpat-test", database_url)
 
 
 @pytest.fixture(autouse=True)
 def quiet_logs() -> None:
     """Log as a worker whose output is no terminal: pretty tracebacks cost more than what is tested."""
     logs.configure(format="json", level="warning")
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """What a test that configures logging leaves behind."""
+    root = logging.getLogger()
+    handlers, level, raises = list(root.handlers), root.level, logging.raiseExceptions
+    levels = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "peewee", "playhouse", "asyncio")}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.raiseExceptions = raises
+    for name, one in levels.items():
+        logging.getLogger(name).setLevel(one)
+    structlog.reset_defaults()
 
 
 @pytest.fixture
