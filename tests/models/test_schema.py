@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import peewee
+import psycopg
 import pytest
 from support import wait_until_waited_for
 
 from lore.core.errors import StorageError
-from models import base, content, documents, ledger, locks, queue, schema
+from models import base, content, documents, fulltext, ledger, locks, queue, schema
 from models.base import Table, database, write
 from models.ledger import Project
 
@@ -189,6 +190,36 @@ def test_what_a_writer_beside_the_migration_changes_is_not_lost(with_wide_terms:
 
     filtered_by = database.execute_sql("SELECT document_id, labels FROM document_terms ORDER BY 1").fetchall()
     assert filtered_by == [(5, '["sea"]'), (3_000, '["bug"]')]
+
+
+@on_postgresql
+@pytest.mark.parametrize("parts", [[()], [("--schema-only",), ("--data-only",)]], ids=["whole", "in two parts"])
+def test_a_mirror_is_restored_from_a_dump(
+    ledger: Any, database_url: str, tmp_path: Path, parts: Sequence[Sequence[str]]
+) -> None:
+    said = "SELECT * FROM document_terms"
+    with write():
+        project = Project.insert(gitlab_url="http://gitlab.test", gitlab_id=1, path_with_namespace="a/b").execute()
+        document = {"project": project, "entity_type": "issue", "entity_id": 1, "iid": 1, "updated_at": 1}
+        document |= {"source_type": "issue", "source_id": 1, "content_hash": "", "title": "tide", "content": "table"}
+        fulltext.put(documents.Document.insert(document).execute(), "tide", "table")
+    held = database.execute_sql(said).fetchall()
+    (bin_path,) = database.execute_sql("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetchone()
+    restored_url = database_url.replace("/postgres?", "/restored?")
+
+    database.execute_sql("CREATE DATABASE restored")
+    try:
+        for part in parts:
+            dump = [f"{bin_path}/pg_dump", "--format=custom", f"--file={tmp_path}/dump", *part, database_url]
+            restore = [f"{bin_path}/pg_restore", "--exit-on-error", f"--dbname={restored_url}", f"{tmp_path}/dump"]
+            subprocess.run(dump, check=True)
+            subprocess.run(restore, check=True)
+        with psycopg.connect(restored_url) as restored:
+            assert restored.execute(said).fetchall() == held
+            restored.execute("UPDATE documents SET state = 'closed'")
+            assert restored.execute("SELECT state FROM document_terms").fetchall() == [("closed",)]
+    finally:
+        database.execute_sql("DROP DATABASE restored")
 
 
 def test_sqlite_is_opened_as_the_design_says(tmp_path: Path) -> None:
