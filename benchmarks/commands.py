@@ -18,7 +18,9 @@ from pathlib import Path
 from rows import Row, arguments, median, show, write
 from stand import PERSON_S_WORKERS, PYTHON_GITLAB, end_cleanly, peer_arguments, redis_running, requests_of, spawn, stage
 
-ENTITIES = (("issue", 7), ("merge_request", 12))
+from lore.core.plan import Entity
+
+ENTITIES = (Entity("issue", 7), Entity("merge_request", 12))
 LATENCY_MS = 20
 SUBMIT = str(Path(sys.executable).with_name("lore-submit"))
 # The last of a turn leaves a run to the workers.

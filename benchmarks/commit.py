@@ -19,9 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import rows
 import staged
+from stand import postgresql_running
 
 from models import base
 from models.content import CHILD_TABLES, MergeRequest
@@ -74,24 +76,20 @@ def commit(run_id: str) -> tuple[float, float]:
     from workers.runs import has_ended
 
     longest = 0.0
-    real = module.write
 
     @contextmanager
     def timed() -> Iterator[None]:
         nonlocal longest
-        with real():
+        with base.write():
             began = time.perf_counter()
             yield
         longest = max(longest, time.perf_counter() - began)
 
     gc.collect()
-    module.write = timed
-    try:
+    with patch.object(module, "write", timed):
         began = time.perf_counter()
         module.commit.fn(run_id)
         whole = time.perf_counter() - began
-    finally:
-        module.write = real
     assert has_ended(run_id)
     return whole, longest
 
@@ -162,7 +160,7 @@ def main() -> None:
     made = staged.MergeRequests(notes=50, files=20)
     pages = {iid: made.pages(iid) for iid in range(1, 51 if arguments.quick else 101)}
     rounds = 2 if arguments.quick else 7
-    with tempfile.TemporaryDirectory(prefix="lore-bench-") as folder, staged.postgresql() as url:
+    with tempfile.TemporaryDirectory(prefix="lore-bench-") as folder, postgresql_running() as url:
         found = rows_of("sqlite", measure(f"sqlite://{folder}/commit", f"sqlite://{folder}/bare", pages, rounds))
         found += rows_of("postgresql", measure(url, url, pages, rounds))
     rows.show(found)

@@ -23,6 +23,7 @@ from typing import Any
 
 import rows
 import staged
+from stand import postgresql_running
 
 from models import base
 from models.base import database
@@ -243,7 +244,7 @@ def main() -> None:
     found: list[rows.Row] = []
     lines: dict[str, list[tuple[float, float]]] = {}
     memory: dict[str, list[tuple[float, float]]] = {}
-    with tempfile.TemporaryDirectory(prefix="lore-bench-") as folder, staged.postgresql() as server:
+    with tempfile.TemporaryDirectory(prefix="lore-bench-") as folder, postgresql_running() as server:
         for name, urls, memory_url in (
             ("SQLite", {notes: f"sqlite://{folder}/{notes}.db" for notes in sizes}, f"sqlite://{folder}/memory"),
             ("PostgreSQL", {notes: staged.another_database(server, f"notes_{notes}") for notes in sizes}, server),

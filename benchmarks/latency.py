@@ -27,7 +27,9 @@ from stand import (
     wait_until,
 )
 
-ENTITIES = (("issue", 7), ("merge_request", 12))
+from lore.core.plan import Entity
+
+ENTITIES = (Entity("issue", 7), Entity("merge_request", 12))
 LATENCIES_MS = (0, 20, 100)
 COMMITTED_P50_MS, COMMITTED_P95_MS = 40, 120
 WARM_UP = 3
@@ -54,28 +56,28 @@ class Measure:
     def __init__(self, demo: Demo, opened: Stage) -> None:
         import time
 
-        from lore.core.plan import Entity
         from lore.core.runs import RunOptions
 
         self.clock = time.time
         self.demo = demo
-        self.entities = [Entity(*one) for one in ENTITIES]
         self.options = RunOptions()
         self.requests = requests_of(demo.project_id, ENTITIES)
-        self.runs = open_door(opened.environ)
+        open_door(opened.environ)
         self.fetching, self.committing, self.documents = (
             opened.worker(queues=queues, threads=threads) for queues, threads in PERSON_S_WORKERS
         )
 
     def run(self) -> tuple[float, float]:
         """Return the milliseconds until it is committed, and until it is done."""
+        from workers import runs
+
         began = self.clock()
-        submitted = self.runs.submit(
-            gitlab_url=self.demo.url, project=self.demo.project, entities=self.entities, options=self.options
+        submitted = runs.submit(
+            gitlab_url=self.demo.url, project=self.demo.project, entities=ENTITIES, options=self.options
         )
         run_id = submitted.run_id
-        wait_until(lambda: self.runs.has_ended(run_id), f"{run_id} ends")
-        assert self.runs.error_of(run_id) is None
+        wait_until(lambda: runs.has_ended(run_id), f"{run_id} ends")
+        assert runs.error_of(run_id) is None
         self.documents.wait_for("run_ended", run_id=run_id)
         committed = logged_at(self.committing, "committed", run_id)
         return (committed - began) * 1000, (logged_at(self.documents, "run_ended", run_id) - began) * 1000
@@ -83,7 +85,7 @@ class Measure:
     def edit(self) -> None:
         """Edit a note of both, by which every cached answer ends too."""
         steps = []
-        for kind, iid in ENTITIES:
+        for kind, iid in ((entity.entity_type, entity.iid) for entity in ENTITIES):
             truth = self.demo.truth(kind, iid)
             assert truth is not None
             note = next(n for thread in truth["discussions"] for n in thread["notes"] if not n["system"])
@@ -92,7 +94,10 @@ class Measure:
         self.demo.script(steps)
 
     def rows(self, latency_ms: int, rounds: int) -> list[Row]:
-        committed, done, floor, peer = [], [], [], []
+        committed: list[float] = []
+        done: list[float] = []
+        floor: list[float] = []
+        peer: list[float] = []
         self.demo.reset()
         self.demo.latency(latency_ms)
         with Peer(self.demo, self.requests) as other, Wire(self.demo) as wire:

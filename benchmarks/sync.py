@@ -162,7 +162,7 @@ class Lore:
             self.workers[f"{queues} {number}"] = opened.worker(queues=queues, threads=SYNC_THREADS)
         if own_planner:
             self.workers["plan"] = opened.worker(queues="plan", threads=1)
-        self.runs = _open(opened.environ)
+        _open(opened)
         self.content_only = RunOptions(docs=False, embed=False)
 
     def begin(self) -> str:
@@ -175,24 +175,26 @@ class Lore:
 
     def ended(self, run_id: str) -> int:
         """Wait for the end of a sync; return how many entities it brought."""
-        wait_until(lambda: self.runs.has_ended(run_id), f"{run_id} ends", timeout_s=900)
-        assert self.runs.error_of(run_id) is None
-        return int(self.runs.read_run(run_id)["counts"]["ok"])
+        from workers import runs
+
+        wait_until(lambda: runs.has_ended(run_id), f"{run_id} ends", timeout_s=900)
+        assert runs.error_of(run_id) is None
+        return int(runs.read_run(run_id)["counts"]["ok"])
 
 
-_doors: list[Any] = []
+_opened: list[Stage] = []
 
 
-def _open(environ: dict[str, str]) -> Any:
+def _open(opened: Stage) -> None:
     """Open a door; the second time only another database: the actors stay with the broker they were declared for."""
-    if not _doors:
-        _doors.append(open_door(environ))
-        return _doors[0]
     import workers
     from lore.settings import read_settings
 
-    workers.open_ledger(read_settings(environ))
-    return _doors[0]
+    if _opened:
+        workers.open_ledger(read_settings(opened.environ))
+    else:
+        open_door(opened.environ)
+    _opened.append(opened)
 
 
 @contextmanager
@@ -284,13 +286,15 @@ def beside_a_person(demo: Demo, redis: Any) -> list[Row]:
     alone: list[float] = []
     while len(during) < RUNS_AT_LEAST:
         with lore_on_an_empty_mirror(demo, redis) as lore:
+            from workers import runs
+
             for _ in range(3):
                 one_run(lore)  # what a process loads once
             alone += [one_run(lore) for _ in range(RUNS_AT_LEAST // 2)]
             sync = lore.begin()
-            while not lore.runs.has_ended(sync):
+            while not runs.has_ended(sync):
                 took = one_run(lore)
-                if not lore.runs.has_ended(sync):
+                if not runs.has_ended(sync):
                     during.append(took)
             lore.ended(sync)
     return [
@@ -311,16 +315,17 @@ def one_run(lore: Lore) -> float:
     """Return how many milliseconds a run of `!12` takes, with its documents, from before it is submitted."""
     from lore.core.plan import Entity
     from lore.core.runs import RunOptions
+    from workers import runs
 
     began = time.perf_counter()
-    run_id = lore.runs.submit(
+    run_id = runs.submit(
         gitlab_url=lore.demo.url,
         project=lore.demo.project,
         entities=[Entity("merge_request", 12)],
         options=RunOptions(),
     ).run_id
-    wait_until(lambda: lore.runs.has_ended(run_id), f"{run_id} ends")
-    assert lore.runs.error_of(run_id) is None
+    wait_until(lambda: runs.has_ended(run_id), f"{run_id} ends")
+    assert runs.error_of(run_id) is None
     return (time.perf_counter() - began) * 1000
 
 
@@ -335,12 +340,12 @@ def memory(is_quick: bool) -> tuple[list[Row], list[Curve]]:
         redis_running() as redis,
         lore_on_an_empty_mirror(demo, redis, own_planner=True) as lore,
     ):
-        from workers import syncing
+        from workers import runs, syncing
 
         run_id = lore.begin()
         points: dict[str, list[tuple[float, float]]] = {name: [] for name in lore.workers}
         first: dict[str, float] = {}
-        while not lore.runs.has_ended(run_id):
+        while not runs.has_ended(run_id):
             done = syncing.read_progress(run_id)["done"]
             for name, worker in lore.workers.items():
                 points[name].append((done, peak_mb(worker)))

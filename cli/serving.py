@@ -11,16 +11,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
 import mcp.types as wire
+from anyio.streams.memory import MemoryObjectSendStream
+from mcp import MCPError
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp.shared.message import SessionMessage
 
 from cli.tools import Answer, Offer, fewer_rows, fitted
-from lore.core.errors import LoreError, UsageError
+from lore.core.errors import LoreError
 from lore.core.outcome import Meta, failure
 from lore.door import version
 
@@ -56,17 +59,15 @@ async def _serve(offers: Mapping[str, Offer]) -> None:
         return wire.ListToolsResult(tools=[_tool(offer) for offer in offers.values()])
 
     async def call_tool(_context: Any, params: wire.CallToolRequestParams) -> wire.CallToolResult:
+        offer = offers.get(params.name)
+        if offer is None:
+            raise MCPError(wire.INVALID_PARAMS, f"Unknown tool: {params.name}; there are {', '.join(offers)}")
         try:
-            if params.name not in offers:
-                raise UsageError(
-                    "USAGE", f"there is no tool {params.name!r}: there are {', '.join(offers)}", actions=[]
-                )
             async with slots:
-                answer = await _ask(offers[params.name], params.arguments or {})
+                answer = await _ask(offer, params.arguments or {})
         except LoreError as error:
             answer = _failed(error, params.name)
-        listed = offers[params.name].door.listed if params.name in offers else ""
-        texts = [UNTRUSTED, fitted(answer, listed=listed)]
+        texts = [UNTRUSTED, fitted(answer, listed=offer.door.listed)]
         return wire.CallToolResult(
             content=[wire.TextContent(type="text", text=text) for text in texts], is_error=not answer.get("ok")
         )
@@ -76,8 +77,48 @@ async def _serve(offers: Mapping[str, Offer]) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(_end_on, signals, group.cancel_scope, slots)
             async with stdio_server() as (received, sent):
-                await server.run(received, sent, server.create_initialization_options())
+                passed, messages = anyio.create_memory_object_stream[SessionMessage | Exception]()
+                group.start_soon(_refuse_what_is_no_message, received, sent.send, passed)
+                await server.run(messages, sent, server.create_initialization_options())
             group.cancel_scope.cancel()
+
+
+async def _refuse_what_is_no_message(
+    received: AsyncIterable[SessionMessage | Exception],
+    send: Callable[[SessionMessage], Awaitable[None]],
+    passed: MemoryObjectSendStream[SessionMessage | Exception],
+) -> None:
+    """Pass on what the client sends; a line that is no message, where the package is silent, is answered instead."""
+    async with passed:
+        async for item in received:
+            if isinstance(item, SessionMessage):
+                await passed.send(item)
+            elif (refusal := _refusal(item)) is not None:
+                await send(SessionMessage(refusal))
+
+
+def _refusal(error: Exception) -> wire.JSONRPCError | None:
+    """Return what JSON-RPC 2.0 answers to a line of which the package's decoder says this.
+
+    None to an empty line, and to an answer: two sides that answer each other's errors would never end.
+    """
+    errors = getattr(error, "errors", None)  # pydantic's, with which it decodes
+    found = errors(include_url=False) if errors else []
+    if not found or found[0]["type"] == "json_invalid":
+        if found and not found[0]["input"].strip():
+            return None
+        return _error(None, wire.PARSE_ERROR, "Parse error")
+    # Where an object lacks something, it is what was looked at.
+    said: dict[str, Any] = next((one["input"] for one in found if one["type"] == "missing"), {})
+    if "method" not in said and not said.keys().isdisjoint({"result", "error"}):
+        return None
+    message_id = said.get("id")
+    is_id = isinstance(message_id, str | int) and not isinstance(message_id, bool)
+    return _error(message_id if is_id else None, wire.INVALID_REQUEST, "Invalid Request")
+
+
+def _error(message_id: str | int | None, code: int, words: str) -> wire.JSONRPCError:
+    return wire.JSONRPCError(jsonrpc="2.0", id=message_id, error=wire.ErrorData(code=code, message=words))
 
 
 async def _end_on(

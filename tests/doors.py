@@ -1,12 +1,13 @@
-"""What the tests of the commands stand on: workers/ of which a test says what it answers, and what was printed."""
+"""What the tests of the commands stand on: workers/ of which a test says what it answers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+
+from chaos.stage import Answer
 
 from lore.core.errors import Failure, RunError
 
@@ -160,21 +161,6 @@ class Ledger:
 def entity(entity_type: str, iid: int, status: str, **more: Any) -> dict[str, Any]:
     known = {"stage": "ingest", "error_code": None, "error_message": None, "settled": None}
     return {"entity_type": entity_type, "iid": iid, "status": status, **known, **more}
-
-
-@dataclass
-class Answer:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        assert self.out.count("\n") == 1
-        answer = json.loads(self.out)
-        assert set(answer) == ({"ok", "data", "warnings", "meta"} if answer["ok"] else {"ok", "error", "meta"})
-        assert set(answer["meta"]) == {"command", "version", "elapsed_ms"}
-        return answer
 
 
 Caller = Callable[[str], Answer]

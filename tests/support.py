@@ -11,17 +11,19 @@ from typing import Any
 
 import dramatiq
 import numpy as np
+from servers import wait_until
 
 from lore.core import payloads, plan
 from lore.core.errors import RefusedError
 from lore.core.plan import Entity
 from lore.core.runs import RunOptions
-from models.base import Table, database
+from lore.settings import Settings, read_settings
+from models.base import Table, database, is_postgresql
 from models.content import CHILD_TABLES, DirtySource, Issue, MergeRequest
 from models.documents import Document, Embedding
 from models.ledger import Run
 from models.queue import Task
-from workers import QUEUES
+from workers import QUEUES, runs
 
 GITLAB_URL = "http://gitlab.test"
 PROJECT = "tern/harbour"
@@ -30,6 +32,12 @@ CONTENT_TABLES: tuple[type[Table], ...] = (Issue, MergeRequest, *CHILD_TABLES, D
 
 MR_12 = Entity("merge_request", 12)
 ISSUE_7 = Entity("issue", 7)
+
+
+def settings_for(gitlab_url: str, token: str, database_url: str, **settings: str) -> Settings:
+    """Return the settings of somebody without a home, with this GitLab, this database and these settings."""
+    known = {"LORE_GITLAB_URL": gitlab_url, "LORE_GITLAB_TOKEN": token, "LORE_DATABASE_URL": database_url}
+    return read_settings(known | {"HOME": "/nonexistent"} | settings)
 
 
 def iso(at_ms: int) -> str:
@@ -168,12 +176,28 @@ CONTENT_ONLY = RunOptions(docs=False, embed=False)
 
 
 def submit(*entities: Entity, mode: Any = "commit", project: str = PROJECT, **options: Any) -> str:
-    from workers import runs
-
     asked = RunOptions(mode=mode, **options)
     return runs.submit(
         gitlab_url=GITLAB_URL, project=project, entities=entities or (MR_12, ISSUE_7), options=asked
     ).run_id
+
+
+def ended(run_id: str) -> str:
+    """Wait for the end of a run that others do; return its status."""
+    wait_until(lambda: runs.has_ended(run_id), f"run {run_id} ends")
+    run = runs.read_run(run_id)
+    print(run["run_id"], run["status"], run["error_code"], run["error_message"])  # shown when the test fails
+    return str(run["status"])
+
+
+def wait_until_waited_for() -> None:
+    """Return when another connection waits for this one's transaction. On SQLite whoever writes is waited for."""
+    if not is_postgresql():
+        return
+    waiting = (
+        "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))"
+    )
+    wait_until(lambda: bool(database.execute_sql(waiting).fetchone()[0]), "another connection waits for this one")
 
 
 def drain(*, only: set[str] | None = None, limit: int | None = None) -> int:

@@ -13,7 +13,7 @@ import dramatiq
 import httpx
 import pytest
 from simulated import Time
-from support import drain
+from support import drain, settings_for
 
 from lore.core import walk
 from lore.core.plan import Entity
@@ -26,7 +26,6 @@ from lore.demo.state import State
 from lore.demo.tokens import DEFAULT_TOKEN
 from lore.demo.truth import entity_truth
 from lore.gitlab import GitLab
-from lore.settings import read_settings
 from models import base, schema
 from models.content import ENTITY_TABLES, Discussion, MergeRequestDiff, Note, ResourceEvent
 from models.ledger import Run, SyncCursor, SyncDebt
@@ -169,16 +168,7 @@ def world_on(database_url: str, monkeypatch: pytest.MonkeyPatch, profile: str = 
     with time.govern(database_url, monkeypatch) as url:
         base.open_database(url)
         schema.bring_up()
-        resources.configure(
-            read_settings(
-                {
-                    "LORE_GITLAB_URL": URL,
-                    "LORE_GITLAB_TOKEN": DEFAULT_TOKEN,
-                    "LORE_DATABASE_URL": database_url,
-                    "HOME": "/nonexistent",
-                }
-            )
-        )
+        resources.configure(settings_for(URL, DEFAULT_TOKEN, database_url))
         broker: Any = dramatiq.get_broker()
         broker.flush_all()
         broker.is_worked, broker.only_run_id = True, None

@@ -11,23 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos.stage import environment
-
-from lore.demo.server import spawn
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[Any]:
-    with spawn("demo") as server:
-        yield server
-
-
-@pytest.fixture
-def environ(demo: Any, database_url: str, tmp_path: Path) -> dict[str, str]:
-    demo.reset()
-    return environment(tmp_path, demo, database_url)
 
 
 def lore(environ: dict[str, str], *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -14,24 +14,16 @@ from typing import Any
 import pytest
 from chaos.stage import Process, Stage, environment
 from servers import redis_running, wait_until
-from support import CONTENT_TABLES, rows_of, status_of
+from support import CONTENT_TABLES, ended, rows_of, status_of
 
-from lore.demo.server import spawn
 from models.content import DirtySource, MergeRequest
 from models.ledger import Project, Run, RunEntity, RunEvent, RunSource
 from models.locks import ProjectLock
 from models.queue import StagedPayload, Task
-from workers import runs
 
 pytestmark = pytest.mark.slow
 
 LEDGER = (Run, RunEntity, RunEvent, RunSource, Task, StagedPayload, Project, ProjectLock)
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[Any]:
-    with spawn("demo") as server:
-        yield server
 
 
 @pytest.fixture
@@ -48,13 +40,6 @@ def stage(demo: Any, ledger: Any, database_url: str, tmp_path: Path) -> Iterator
         )
         with Stage(environ, tmp_path) as stage:
             yield stage
-
-
-def ended(run_id: str) -> str:
-    wait_until(lambda: runs.has_ended(run_id), f"run {run_id} ends")
-    run = runs.read_run(run_id)
-    print(run["run_id"], run["status"], run["error_code"], run["error_message"])  # shown when the test fails
-    return str(run["status"])
 
 
 def everything() -> dict[str, Any]:

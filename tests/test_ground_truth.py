@@ -6,29 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import drain
+from support import drain, settings_for
 from truth import compare, entities_of
 
 from lore.core.plan import Entity
 from lore.core.runs import RunOptions
 from lore.demo.server import running
-from lore.settings import read_settings
 from workers import resources, runs
 
 
 @pytest.fixture(params=["tiny", "demo"])
 def demo(request: pytest.FixtureRequest, ledger: Any, database_url: str) -> Iterator[Any]:
     with running(request.param) as server:
-        resources.configure(
-            read_settings(
-                {
-                    "LORE_GITLAB_URL": server.url,
-                    "LORE_GITLAB_TOKEN": server.token,
-                    "LORE_DATABASE_URL": database_url,
-                    "HOME": "/nonexistent",
-                }
-            )
-        )
+        resources.configure(settings_for(server.url, server.token, database_url))
         yield server
         resources.close()
 

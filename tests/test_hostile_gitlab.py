@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import age, content, open_tasks
+from support import age, content, open_tasks, settings_for
 
 from lore.core import plan
 from lore.core.plan import Entity
@@ -26,7 +26,6 @@ from lore.core.runs import RunOptions
 from lore.demo.delivery import DELIVERIES
 from lore.demo.distortions import DISTORTIONS, MALFORMED
 from lore.demo.server import running, spawn
-from lore.settings import read_settings
 from models.content import ENTITY_TABLES, Discussion, EntityLink, MergeRequestDiff, Note, ResourceEvent
 from models.ledger import Project
 from models.locks import ProjectLock
@@ -252,13 +251,7 @@ class Mirror:
     database_url: str
 
     def configure(self, **settings: str) -> None:
-        environ = {
-            "LORE_GITLAB_URL": self.demo.url,
-            "LORE_GITLAB_TOKEN": self.demo.token,
-            "LORE_DATABASE_URL": self.database_url,
-            "HOME": "/nonexistent",
-        }
-        resources.configure(read_settings(environ | settings))
+        resources.configure(settings_for(self.demo.url, self.demo.token, self.database_url, **settings))
 
     def refresh(self) -> str:
         """Do one run as an embedded process does it: with its threads, its sweeper and the real client."""

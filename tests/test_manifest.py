@@ -7,19 +7,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 import jsonschema
 import pytest
-from chaos.stage import environment
 
 import cli
 from cli.manifest import answer_schema, doors, manifest
 from lore.core.errors import CODES, EXIT_MEANINGS
 from lore.core.outcome import WARNINGS
-from lore.demo.server import spawn
 
 DOORS = dict(doors(("lore-submit", cli.submit), ("lore", cli.commands)))
 
@@ -56,18 +53,6 @@ CALLS: dict[str, list[list[str]]] = {
     "lore mcp": [],  # its output is the protocol's, and it has no answer: tests/test_mcp.py
     "lore completion": [["bash"]],
 }
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[Any]:
-    with spawn("demo") as server:
-        yield server
-
-
-@pytest.fixture
-def environ(demo: Any, database_url: str, tmp_path: Path) -> dict[str, str]:
-    demo.reset()
-    return environment(tmp_path, demo, database_url)
 
 
 def call(environ: dict[str, str], command: str, *arguments: str) -> dict[str, Any]:

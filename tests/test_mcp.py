@@ -45,6 +45,9 @@ ROOT = Path(__file__).resolve().parents[1]
 READING = {"search", "show", "issues", "mrs", "file_history", "timeline", "who", "stats", "runs"}
 WRITING = {"submit", "retry"}
 
+# What no database has a part in is told once.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 Talk = Callable[[Client], Awaitable[None]]
 
 
@@ -132,8 +135,6 @@ def test_what_cannot_be_done_is_a_typed_error_of_the_tool(environ: dict[str, str
             ("who", {"name": "a\0b"}, "USAGE"),
             ("who", {"name": "x" * 200_000}, "USAGE"),
             ("search", {"words": ["x" * 9_000] * 400}, "USAGE"),
-            ("submit", {"refs": ["#7"]}, "USAGE"),
-            ("rm", {}, "USAGE"),
         ):
             answer = await call(client, tool, **arguments)
             assert (answer["ok"], answer["error"]["code"]) == (False, code), (tool, arguments, answer)
@@ -253,7 +254,11 @@ def serving_process(environ: dict[str, str], *options: str) -> Iterator[subproce
 
 
 def say(server: subprocess.Popen[str], **message: Any) -> None:
-    server.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    write(server, {"jsonrpc": "2.0", **message})
+
+
+def write(server: subprocess.Popen[str], line: Any) -> None:
+    server.stdin.write((line if isinstance(line, str) else json.dumps(line)) + "\n")
     server.stdin.flush()
 
 
@@ -292,6 +297,57 @@ def test_a_signal_ends_it_while_the_client_keeps_its_input_open(
         assert server.communicate() == ("", "")
 
 
+PING = {"jsonrpc": "2.0", "id": "ping", "method": "ping"}
+
+
+@pytest.mark.slow
+@on_sqlite
+def test_a_line_that_is_no_message_is_refused_as_json_rpc_asks(environ: dict[str, str]) -> None:
+    lines: dict[str, tuple[int, Any] | None] = {
+        "{no JSON": (-32700, None),
+        "[" * 9_000: (-32700, None),
+        "null": (-32600, None),
+        "7": (-32600, None),
+        "[]": (-32600, None),
+        f"[{json.dumps(PING)}]": (-32600, None),
+        '{"jsonrpc": "2.0"}': (-32600, None),
+        '{"jsonrpc": "2.0", "id": {}}': (-32600, None),
+        '{"jsonrpc": "2.0", "id": true}': (-32600, None),
+        '{"jsonrpc": "2.0", "id": 1}': (-32600, 1),
+        '{"jsonrpc": "2.0", "id": "a", "method": 3}': (-32600, "a"),
+        '{"jsonrpc": "1.0", "id": 2, "method": "ping"}': (-32600, 2),
+        # None of them is a request.
+        "": None,
+        '{"jsonrpc": "2.0", "method": "no/such"}': None,
+        '{"jsonrpc": "2.0", "id": 5, "result": 3}': None,
+        '{"jsonrpc": "2.0", "id": 5, "error": "no such"}': None,
+    }
+
+    with serving_process(environ) as server:
+        for line, refusal in lines.items():
+            write(server, line)
+            write(server, PING)
+            answers = [json.loads(server.stdout.readline())]
+            while answers[-1]["id"] != "ping":
+                answers.append(json.loads(server.stdout.readline()))
+            said = [(answer["error"]["code"], answer["id"]) for answer in answers[:-1]]
+            assert said == ([] if refusal is None else [refusal]), line
+
+
+@pytest.mark.slow
+@on_sqlite
+def test_a_request_for_what_there_is_not_is_an_error_of_the_protocol(environ: dict[str, str]) -> None:
+    show = {"method": "tools/call", "params": {"name": "show", "arguments": ["#7"]}}
+    submit = {"method": "tools/call", "params": {"name": "submit", "arguments": {"refs": ["#7"]}}}
+
+    with serving_process(environ) as server:
+        for request, code in (({"method": "no/such"}, -32601), (show, -32602), (submit, -32602)):
+            say(server, id=2, **request)
+            answer = json.loads(server.stdout.readline())
+            assert (answer["id"], answer["error"]["code"]) == (2, code), answer
+    assert "there are runs, search" in answer["error"]["message"], "an agent can choose another"
+
+
 @pytest.mark.slow
 def test_its_standard_output_carries_the_protocol_and_nothing_else(environ: dict[str, str]) -> None:
     ask = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
@@ -309,7 +365,7 @@ def test_its_standard_output_carries_the_protocol_and_nothing_else(environ: dict
 
     assert done.returncode == 0, done
     messages = [json.loads(line) for line in done.stdout.splitlines()]
-    assert messages[0]["id"] == 1
+    assert {message["id"] for message in messages} == {1, None}
     assert all(message["jsonrpc"] == "2.0" for message in messages)
 
 

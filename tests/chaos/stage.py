@@ -64,8 +64,11 @@ class Answer:
 
     @property
     def robot(self) -> dict[str, Any]:
+        """Its one JSON object, which has what every answer has."""
         assert self.out.count("\n") == 1, self
         found: dict[str, Any] = json.loads(self.out)
+        assert set(found) == ({"ok", "data", "warnings", "meta"} if found["ok"] else {"ok", "error", "meta"})
+        assert set(found["meta"]) == {"command", "version", "elapsed_ms"}
         return found
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import structlog
-from doors import TOKEN, Answer, Ledger
+from chaos.stage import Answer
+from doors import TOKEN, Ledger
 
 import cli
 from lore.door import run
-
-QUIET_LOGGERS = ("httpx", "httpcore", "peewee", "playhouse", "asyncio")
 
 
 @pytest.fixture
@@ -54,7 +51,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logging_as_it_was: None) -> Path:
     """An empty home and an empty current folder, a token, and logging as it was."""
     for name in list(os.environ):
         if name.startswith(("LORE_", "GITLAB_", "XDG_", "GIT_")):
@@ -66,16 +63,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    root = logging.getLogger()
-    handlers, level, raises = list(root.handlers), root.level, logging.raiseExceptions
-    levels = {name: logging.getLogger(name).level for name in QUIET_LOGGERS}
-    yield tmp_path
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.raiseExceptions = raises
-    for name, one in levels.items():
-        logging.getLogger(name).setLevel(one)
-    structlog.reset_defaults()
+    return tmp_path
 
 
 @pytest.fixture

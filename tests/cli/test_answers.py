@@ -86,10 +86,10 @@ def test_bad_input_is_a_typed_error_with_a_way_out_and_nothing_is_written(
     assert human.err.startswith("error: ") or "\nerror: " in human.err
     assert f"  code: {code}\n" in human.err
     assert said in human.err
-    assert robot.json["ok"] is False
-    assert robot.json["error"]["code"] == code
-    assert all(f"  try: {action.removesuffix(' --robot')}\n" in human.err for action in robot.json["error"]["actions"])
-    assert robot.json["error"]["actions"]
+    assert robot.robot["ok"] is False
+    assert robot.robot["error"]["code"] == code
+    assert all(f"  try: {action.removesuffix(' --robot')}\n" in human.err for action in robot.robot["error"]["actions"])
+    assert robot.robot["error"]["actions"]
     assert TOKEN not in human.err + robot.out + robot.err
     assert not ledger.submitted
     assert not (home / ".local").exists()
@@ -120,8 +120,8 @@ def test_an_error_from_below_keeps_its_code_and_status(
 
     assert human.status == robot.status == status
     assert error.message in human.err
-    assert robot.json["error"]["code"] == error.code
-    assert robot.json["error"]["actions"] == error.actions
+    assert robot.robot["error"]["code"] == error.code
+    assert robot.robot["error"]["actions"] == error.actions
     assert not ledger.submitted
 
 
@@ -134,15 +134,15 @@ def test_robot_stands_before_or_after_the_command_or_in_the_environment(
 
     answer = call(line.removeprefix("LORE_ROBOT "))
 
-    assert answer.json["data"]["runs"][0]["run_id"] == RUN_ID
-    assert answer.json["meta"]["command"] == "lore sync-runs"
+    assert answer.robot["data"]["runs"][0]["run_id"] == RUN_ID
+    assert answer.robot["meta"]["command"] == "lore sync-runs"
 
 
 def test_robot_can_be_set_in_the_settings_file(call: Caller, ledger: Ledger, home: Path) -> None:
     (home / ".config" / "lore").mkdir(parents=True)
     (home / ".config" / "lore" / "env").write_text("LORE_ROBOT=1\n")
 
-    assert call("lore sync-runs").json["ok"]
+    assert call("lore sync-runs").robot["ok"]
 
 
 def test_what_follows_two_dashes_is_no_option(call: Caller, ledger: Ledger) -> None:
@@ -157,7 +157,7 @@ def test_help_and_version_are_one_json_object_for_a_robot(call: Caller, line: st
     answer = call(f"{line} --robot" if "version" not in line else "lore --robot --version")
 
     assert answer.status == 0
-    assert answer.json["data"]["text"]
+    assert answer.robot["data"]["text"]
 
 
 def commands() -> list[str]:
@@ -181,7 +181,7 @@ def test_an_unexpected_exception_is_a_typed_bug_without_traceback_or_text(call: 
     human, robot = call("lore sync-runs"), call("lore sync-runs --robot")
 
     assert human.status == robot.status == Exit.BUG
-    assert robot.json["error"]["code"] == "INTERNAL"
+    assert robot.robot["error"]["code"] == "INTERNAL"
     assert "RuntimeError" in human.err
     for said in (human.err, robot.out, robot.err):
         assert "Traceback" not in said
@@ -201,7 +201,7 @@ def test_the_traceback_of_a_bug_is_one_clean_event_of_the_debug_log(
     assert "Traceback" in event["exception"]
     assert ":pw@" not in answer.err
     assert TOKEN not in answer.err
-    assert answer.json["error"]["code"] == "INTERNAL"
+    assert answer.robot["error"]["code"] == "INTERNAL"
 
 
 def test_what_somebody_prints_does_not_break_a_robots_answer(
@@ -211,7 +211,7 @@ def test_what_somebody_prints_does_not_break_a_robots_answer(
 
     answer = call("lore sweep --robot")
 
-    assert answer.json["data"] == {"swept": {}}
+    assert answer.robot["data"] == {"swept": {}}
     assert answer.err == "stray\n"
 
 
@@ -221,7 +221,7 @@ def test_ctrl_c_before_a_run_is_130(call: Caller, ledger: Ledger) -> None:
     human, robot = call("lore-submit 'g/p!12'"), call("lore-submit 'g/p!12' --robot")
 
     assert human.status == robot.status == 130
-    assert robot.json["error"]["code"] == "INTERRUPTED"
+    assert robot.robot["error"]["code"] == "INTERRUPTED"
     assert not ledger.submitted
 
 

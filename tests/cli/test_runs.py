@@ -46,7 +46,7 @@ def test_a_cursor_of_something_else_is_refused(call: Caller, ledger: Ledger, cur
     answer = call(f"lore sync-runs --after {cursor} --robot")
 
     assert answer.status == Exit.USAGE
-    assert "meta.next" in answer.json["error"]["message"]
+    assert "meta.next" in answer.robot["error"]["message"]
     assert "list_runs" not in ledger.names()
 
 
@@ -61,7 +61,7 @@ def test_a_cursor_is_of_one_list_and_not_of_another(call: Caller, ledger: Ledger
 def test_fields_keep_an_answer_small_and_imply_robot(call: Caller, ledger: Ledger) -> None:
     answer = call("lore show 'group/project!12' --fields entity.title,fresh")
 
-    assert answer.json["data"] == {
+    assert answer.robot["data"] == {
         "entity": {"title": "Fix the frobnicator"},
         "fresh": {"observed_at": "2026-11-23T05:41:49.123Z", "settled": True},
     }
@@ -71,7 +71,7 @@ def test_a_field_that_no_answer_has_is_refused_before_the_work(call: Caller, led
     answer = call("lore show 'group/project!12' --fields=entity.titel")
 
     assert answer.status == Exit.USAGE
-    assert "title" in answer.json["error"]["message"]
+    assert "title" in answer.robot["error"]["message"]
     assert ledger.calls == []
 
 
@@ -79,7 +79,7 @@ def test_sync_run_is_read_as_sync_runs_and_a_slip_in_a_writing_command_is_not(ca
     human, robot = call("lore sync-run"), call("lore sync-run --robot")
 
     assert human.err == "warning: command 'sync-run' of lore was read as sync-runs\n"
-    assert [one["code"] for one in robot.json["warnings"]] == ["CORRECTED"]
+    assert [one["code"] for one in robot.robot["warnings"]] == ["CORRECTED"]
     refused = call("lore-submit -issue 7 -p g/p")
     assert refused.status == Exit.USAGE
     assert "did you mean --issue?" in refused.err
@@ -101,8 +101,8 @@ def test_what_other_programs_call_help_and_version_is_named(call: Caller, line: 
     answer = call(line if "--robot" in line else f"{line} --robot")
 
     assert answer.status == Exit.USAGE
-    assert f"did you mean {meant}?" in answer.json["error"]["message"]
-    assert answer.json["error"]["actions"] == [meant]
+    assert f"did you mean {meant}?" in answer.robot["error"]["message"]
+    assert answer.robot["error"]["actions"] == [meant]
 
 
 def test_an_option_that_is_near_nothing_is_compared_to_nothing(call: Caller) -> None:
@@ -118,7 +118,7 @@ def test_sync_runs_shows_one_run_and_exits_0_though_it_failed(call: Caller, ledg
 
     assert human.status == robot.status == 0
     assert f"run {RUN_ID} failed" in human.out
-    assert robot.json["data"]["run"]["status"] == "failed"
+    assert robot.robot["data"]["run"]["status"] == "failed"
 
 
 def test_follow_prints_events_as_they_come_and_exits_by_what_ended_the_run(call: Caller, ledger: Ledger) -> None:
@@ -135,14 +135,14 @@ def test_follow_prints_events_as_they_come_and_exits_by_what_ended_the_run(call:
     assert f"{at}  preflight  opened  entities=2\n" in human.out
     assert "!12  failed  m=\\x1b[31m\n" in human.out
     assert [json.loads(line)["id"] for line in robot.err.splitlines()] == [1, 2]
-    assert robot.json["error"]["code"] == "SURGICAL_PREFLIGHT_FAILED"
+    assert robot.robot["error"]["code"] == "SURGICAL_PREFLIGHT_FAILED"
 
 
 @pytest.mark.invariant("I9")
 def test_retry_failed_does_the_new_run_here_without_redis(call: Caller, ledger: Ledger) -> None:
     answer = call("lore sync-runs --run-id last --retry-failed --robot")
 
-    assert answer.json["data"]["run"]["run_id"] == RUN_ID
+    assert answer.robot["data"]["run"]["run_id"] == RUN_ID
     assert ledger.names() == ["open_workers", "find_run", "retry", "run_to_end", "error_of"]
 
 
@@ -160,4 +160,4 @@ def test_cancel_answers_with_the_run(call: Caller, ledger: Ledger) -> None:
 
     assert human.status == robot.status == 0
     assert f"run {RUN_ID} cancelled" in human.out
-    assert robot.json["data"]["run"]["status"] == "cancelled"
+    assert robot.robot["data"]["run"]["status"] == "cancelled"

@@ -32,14 +32,14 @@ def test_submit_opens_one_run_with_exactly_what_was_named(call: Caller, ledger: 
             "is_to_be_sent": True,
         }
     ]
-    assert answer.json["data"]["run"]["run_id"] == RUN_ID
-    assert [one["iid"] for one in answer.json["data"]["entities"]] == [7, 12]
-    assert answer.json["warnings"] == []
+    assert answer.robot["data"]["run"]["run_id"] == RUN_ID
+    assert [one["iid"] for one in answer.robot["data"]["entities"]] == [7, 12]
+    assert answer.robot["warnings"] == []
 
 
 @pytest.mark.parametrize("line", ["lore submit 'g/p!12' --robot", "lore sync 'g/p!12' --robot"])
 def test_submit_and_sync_with_ids_are_the_same_door(call: Caller, ledger: Ledger, line: str) -> None:
-    assert call(line).json["data"]["run"]["status"] == "succeeded"
+    assert call(line).robot["data"]["run"]["status"] == "succeeded"
     assert ledger.submitted[0]["entities"] == (Entity("merge_request", 12),)
 
 
@@ -63,7 +63,7 @@ def test_without_redis_no_wait_leaves_the_run_queued_and_names_the_worker(call: 
     assert "run_to_end" not in ledger.names()
     assert ledger.submitted[0]["is_to_be_sent"] is False
     assert "lore worker" in human.err
-    assert robot.json["warnings"][0]["code"] == "LEFT_QUEUED"
+    assert robot.robot["warnings"][0]["code"] == "LEFT_QUEUED"
 
 
 def test_without_redis_ctrl_c_cancels_the_run(call: Caller, ledger: Ledger) -> None:
@@ -73,15 +73,15 @@ def test_without_redis_ctrl_c_cancels_the_run(call: Caller, ledger: Ledger) -> N
 
     assert ("cancel", "cancelled by Ctrl-C") in ledger.calls
     assert answer.status == Exit.CANCELLED
-    assert answer.json["error"]["code"] == "RUN_CANCELLED"
-    assert answer.json["error"]["run_id"] == RUN_ID
+    assert answer.robot["error"]["code"] == "RUN_CANCELLED"
+    assert answer.robot["error"]["run_id"] == RUN_ID
 
 
 def test_a_run_that_ended_before_ctrl_c_could_cancel_it_keeps_its_end(call: Caller, ledger: Ledger) -> None:
     ledger.raises["run_to_end"] = KeyboardInterrupt()
     ledger.raises["cancel"] = UsageError("RUN_ENDED", "ended", run_id=RUN_ID)
 
-    assert call("lore-submit 'g/p!12' --robot").json["data"]["run"]["status"] == "succeeded"
+    assert call("lore-submit 'g/p!12' --robot").robot["data"]["run"]["status"] == "succeeded"
 
 
 def test_without_redis_a_run_over_its_timeout_exits_as_the_ledger_says(call: Caller, ledger: Ledger) -> None:
@@ -90,7 +90,7 @@ def test_without_redis_a_run_over_its_timeout_exits_as_the_ledger_says(call: Cal
     answer = call("lore-submit 'g/p!12' --timeout 5 --robot")
 
     assert ("run_to_end", 5.0) in ledger.calls
-    assert answer.json["error"]["code"] == "RUN_DEADLINE"
+    assert answer.robot["error"]["code"] == "RUN_DEADLINE"
     assert answer.status == Exit.PREFLIGHT
 
 
@@ -123,7 +123,7 @@ def test_redis_down_is_a_warning_and_the_run_stays_queued(call: Caller, ledger: 
 
     assert human.status == robot.status == 0
     assert human.err.startswith("warning: Redis does not answer")
-    assert [one["code"] for one in robot.json["warnings"]] == ["BROKER_UNREACHABLE"]
+    assert [one["code"] for one in robot.robot["warnings"]] == ["BROKER_UNREACHABLE"]
     assert "has_live_worker" not in ledger.names()
 
 
@@ -134,7 +134,7 @@ def test_without_a_live_worker_the_command_that_starts_one_is_named(call: Caller
     human, robot = call("lore-submit 'g/p!12'"), call("lore-submit 'g/p!12' --robot")
 
     assert "lore worker" in human.err
-    assert [one["code"] for one in robot.json["warnings"]] == ["NO_LIVE_WORKER"]
+    assert [one["code"] for one in robot.robot["warnings"]] == ["NO_LIVE_WORKER"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_cannot_be_meant_names_the_command_that_was_called(
     answer = call(f"{line} --robot")
 
     assert answer.status == Exit.USAGE
-    assert (answer.json["error"]["code"], answer.json["error"]["actions"]) == (code, actions)
+    assert (answer.robot["error"]["code"], answer.robot["error"]["actions"]) == (code, actions)
 
 
 @pytest.mark.usefixtures("redis")
@@ -168,7 +168,7 @@ def test_ctrl_c_while_waiting_detaches_and_says_how_to_follow_or_cancel(call: Ca
 
     assert human.status == robot.status == 130
     assert f"  try: lore sync-runs --run-id {RUN_ID} --follow\n  try: lore cancel {RUN_ID}\n" in human.err
-    assert robot.json["error"]["code"] == "DETACHED"
+    assert robot.robot["error"]["code"] == "DETACHED"
     assert "cancel" not in ledger.names()
 
 
@@ -202,8 +202,8 @@ def test_a_run_that_goes_on_at_the_timeout_is_14(call: Caller, ledger: Ledger) -
     answer = call("lore-submit 'g/p!12' --timeout 5 --robot")
 
     assert answer.status == 14
-    assert answer.json["error"]["code"] == "STILL_RUNNING"
-    assert answer.json["error"]["run_id"] == RUN_ID
+    assert answer.robot["error"]["code"] == "STILL_RUNNING"
+    assert answer.robot["error"]["run_id"] == RUN_ID
 
 
 @pytest.mark.invariant("I10")
@@ -216,8 +216,8 @@ def test_a_run_that_failed_exits_by_what_ended_it_and_names_every_failure(call: 
     assert "!12" in human.out
     assert "error: 1 of 2 failed" in human.err
     assert f"try: lore sync-runs --run-id {RUN_ID} --retry-failed" in human.err
-    assert robot.json["error"]["total"] == 2
-    assert [one["code"] for one in robot.json["error"]["failures"]] == ["GITLAB_NOT_FOUND"]
+    assert robot.robot["error"]["total"] == 2
+    assert [one["code"] for one in robot.robot["error"]["failures"]] == ["GITLAB_NOT_FOUND"]
 
 
 def test_quiet_prints_nothing_but_errors_and_those_in_full(call: Caller, ledger: Ledger) -> None:
@@ -265,7 +265,7 @@ def test_a_remote_on_another_host_is_refused_unasked_and_its_credentials_are_not
     human, robot = call("lore-submit --mr 12"), call("lore-submit --mr 12 --robot")
 
     assert human.status == robot.status == Exit.USAGE
-    assert robot.json["error"]["code"] == "HOST_MISMATCH"
+    assert robot.robot["error"]["code"] == "HOST_MISMATCH"
     assert "s3cr3t" not in human.err + robot.out
     assert ledger.calls == []
 
@@ -295,7 +295,7 @@ def test_a_ref_with_its_project_asks_neither_environment_nor_git(
 def test_without_git_there_is_no_project(call: Caller, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
 
-    assert call("lore-submit '!12' --robot").json["error"]["code"] == "NO_PROJECT"
+    assert call("lore-submit '!12' --robot").robot["error"]["code"] == "NO_PROJECT"
 
 
 @pytest.mark.invariant("I2")
@@ -308,7 +308,7 @@ def test_a_dry_run_prints_the_plan_and_opens_nothing(
     human = call("lore-submit 'group/project!12' 'group/project#7' --dry-run")
     robot = call("lore-submit 'group/project!12' 'group/project#7' --dry-run --robot")
 
-    plan = robot.json["data"]["plan"]
+    plan = robot.robot["data"]["plan"]
     assert human.status == robot.status == 0
     assert plan["entities"] == [{"entity_type": "issue", "iid": 7}, {"entity_type": "merge_request", "iid": 12}]
     assert plan["options"] == {"mode": "commit", "docs": True, "embed": True}

@@ -15,12 +15,12 @@ from lore.door import run
 
 def test_sweep_says_what_it_moved(call: Caller, ledger: Ledger) -> None:
     assert "fetch_sent: 2" in call("lore sweep").out
-    assert call("lore sweep --robot").json["data"] == {"swept": {"fetch_sent": 2}}
+    assert call("lore sweep --robot").robot["data"] == {"swept": {"fetch_sent": 2}}
 
 
 def test_worker_serves_the_named_queues(call: Caller, ledger: Ledger) -> None:
     assert call("lore worker --queues fetch,commit --processes 2 --threads 3").status == 0
-    assert call("lore worker --until-stdin-closes --robot").json["data"] == {"exit": 0}
+    assert call("lore worker --until-stdin-closes --robot").robot["data"] == {"exit": 0}
 
     assert ledger.calls == [("serve", ["fetch", "commit"], 3, 2, False), ("serve", [], 8, 1, True)]
 
@@ -36,8 +36,8 @@ def test_show_prints_what_the_mirror_holds_and_no_foreign_escape(call: Caller, l
     assert "    one\n    error: \\x1bfake\n" in human.out
     assert "  a\\u202eb" in human.out
     assert "\x1b" not in human.out
-    assert robot.json["data"]["entity"]["title"] == ledger.title
-    assert robot.json["data"]["ref"] == "group/project!12"
+    assert robot.robot["data"]["entity"]["title"] == ledger.title
+    assert robot.robot["data"]["ref"] == "group/project!12"
 
 
 def test_doctor_names_what_mends_and_exits_0(call: Caller, ledger: Ledger) -> None:
@@ -45,8 +45,8 @@ def test_doctor_names_what_mends_and_exits_0(call: Caller, ledger: Ledger) -> No
 
     assert human.status == robot.status == 0
     assert human.out == "ok      database: SQLite\nnot ok  token: expired\n  try: lore doctor\n"
-    assert robot.json["data"]["is_ok"] is False
-    assert robot.json["data"]["checks"][1]["action"] == "lore doctor"
+    assert robot.robot["data"]["is_ok"] is False
+    assert robot.robot["data"]["checks"][1]["action"] == "lore doctor"
 
 
 def test_doctor_says_which_setting_is_wrong(call: Caller, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_an_unknown_setting_is_a_warning(call: Caller, ledger: Ledger, monkeypat
     human, robot = call("lore sync-runs"), call("lore sync-runs --robot")
 
     assert "did you mean LORE_PROJECT?" in human.err
-    assert [one["code"] for one in robot.json["warnings"]] == ["UNKNOWN_SETTING"]
+    assert [one["code"] for one in robot.robot["warnings"]] == ["UNKNOWN_SETTING"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -74,7 +74,7 @@ def test_completion_prints_a_script_for_both_commands(call: Caller, shell: str) 
 
     assert "_LORE_COMPLETE" in human.out
     assert "_LORE_SUBMIT_COMPLETE" in human.out
-    assert robot.json["data"] == {"shell": shell, "script": human.out}
+    assert robot.robot["data"] == {"shell": shell, "script": human.out}
 
 
 def test_completion_itself_is_never_json(call: Caller, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -110,9 +110,9 @@ def test_a_demo_that_fails_is_an_error_with_its_status(
     human, robot = call(line), call(f"{line} --robot")
 
     assert human.status == robot.status == status
-    assert robot.json["ok"] is (code is None)
-    assert robot.json.get("data") == ({"exit": 0} if code is None else None)
-    assert robot.json.get("error", {}).get("code") == code
+    assert robot.robot["ok"] is (code is None)
+    assert robot.robot.get("data") == ({"exit": 0} if code is None else None)
+    assert robot.robot.get("error", {}).get("code") == code
     assert ran == [(module, [])] * 2
 
 
@@ -138,6 +138,6 @@ def test_a_demo_without_a_package_of_its_extra_says_so_before_anything_starts(
     human, robot = call(line), call(f"{line} --robot")
 
     assert human.status == robot.status == Exit.CONFIGURATION
-    assert robot.json["error"]["code"] == "MISSING_EXTRA"
-    assert f"lacks {lacking}" in robot.json["error"]["message"]
+    assert robot.robot["error"]["code"] == "MISSING_EXTRA"
+    assert f"lacks {lacking}" in robot.robot["error"]["message"]
     assert ran == []

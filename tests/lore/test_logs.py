@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 from lore.logs import bind_context, clear_context, configure, get_logger
 
@@ -18,17 +17,8 @@ TOKEN = "glpat-s3cr3t"
 
 
 @pytest.fixture(autouse=True)
-def _leave_logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level, raises = list(root.handlers), root.level, logging.raiseExceptions
-    levels = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "peewee", "playhouse", "asyncio")}
+def _leave_logging_as_it_was(logging_as_it_was: None) -> Iterator[None]:
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.raiseExceptions = raises
-    for name, one in levels.items():
-        logging.getLogger(name).setLevel(one)
-    structlog.reset_defaults()
     clear_context()
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import peewee
+import psycopg
 import pytest
+from support import wait_until_waited_for
 
 from lore.core.errors import StorageError
-from models import base, content, documents, ledger, locks, queue, schema
+from models import base, content, documents, fulltext, ledger, locks, queue, schema
 from models.base import Table, database, write
+from models.ledger import Project
 
 
 def all_tables() -> list[type[Table]]:
@@ -133,35 +138,88 @@ def test_a_table_that_an_upgrade_rebuilds_keeps_every_child_row(
     assert before[queue.Task] > 0
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_terms_that_are_there_get_what_a_search_filters_by(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+@pytest.fixture
+def with_wide_terms(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A database before the fifth migration with two documents; their project."""
     for name in sorted(schema.migration_names())[:4]:
         (tmp_path / f"{name}.py").write_text((schema.DIRECTORY / f"{name}.py").read_text())
     with monkeypatch.context() as older:
         older.setattr(schema, "DIRECTORY", tmp_path)
         base.open_database(database_url)
         schema.bring_up()
-    project = ledger.Project.insert(gitlab_url="http://gitlab.test", gitlab_id=1, path_with_namespace="a/b").execute()
+    project = Project.insert(gitlab_url="http://gitlab.test", gitlab_id=1, path_with_namespace="a/b").execute()
     common = {"project": project, "entity_type": "issue", "entity_id": 1, "iid": 1, "source_type": "issue"}
     common |= {"content_hash": "", "title": "tide", "content": "tide"}
     for number in (5, 3_000):
         row = {"id": number, "source_id": number, "state": f"s{number}", "labels": '["bug"]', "updated_at": number}
         documents.Document.insert(**common, **row).execute()
         database.execute_sql("INSERT INTO document_terms VALUES (%s, $$'tide':1A,2$$)", (number,))
+    yield project
+    base.disconnect()
 
+
+@on_postgresql
+def test_terms_that_are_there_get_what_a_search_filters_by(with_wide_terms: int) -> None:
     assert schema.bring_up() == sorted(schema.migration_names())[4:]
 
     rows = database.execute_sql(
         "SELECT document_id, project_id, source_type, author, state, labels, updated_at, terms::text"
         " FROM document_terms ORDER BY 1"
     ).fetchall()
-    base.disconnect()
     assert rows == [
-        (5, project, "issue", None, "s5", '["bug"]', 5, "'####0' '###0' '##0' '#0' 'tide':1A,2"),
-        (3_000, project, "issue", None, "s3000", '["bug"]', 3_000, "'####0' '###0' '##0' '#2' 'tide':1A,2"),
+        (5, with_wide_terms, "issue", None, "s5", '["bug"]', 5, "'####0' '###0' '##0' '#0' 'tide':1A,2"),
+        (3_000, with_wide_terms, "issue", None, "s3000", '["bug"]', 3_000, "'####0' '###0' '##0' '#2' 'tide':1A,2"),
     ]
+
+
+@on_postgresql
+def test_what_a_writer_beside_the_migration_changes_is_not_lost(with_wide_terms: int) -> None:
+    def migrate() -> None:
+        schema.bring_up()
+        base.disconnect()
+
+    with ThreadPoolExecutor(1) as threads:
+        with write():
+            documents.Document.update(labels='["sea"]').where(documents.Document.id == 5).execute()
+            migrating = threads.submit(migrate)
+            wait_until_waited_for()
+        migrating.result()
+
+    filtered_by = database.execute_sql("SELECT document_id, labels FROM document_terms ORDER BY 1").fetchall()
+    assert filtered_by == [(5, '["sea"]'), (3_000, '["bug"]')]
+
+
+@on_postgresql
+@pytest.mark.parametrize("parts", [[()], [("--schema-only",), ("--data-only",)]], ids=["whole", "in two parts"])
+def test_a_mirror_is_restored_from_a_dump(
+    ledger: Any, database_url: str, tmp_path: Path, parts: Sequence[Sequence[str]]
+) -> None:
+    said = "SELECT * FROM document_terms"
+    with write():
+        project = Project.insert(gitlab_url="http://gitlab.test", gitlab_id=1, path_with_namespace="a/b").execute()
+        document = {"project": project, "entity_type": "issue", "entity_id": 1, "iid": 1, "updated_at": 1}
+        document |= {"source_type": "issue", "source_id": 1, "content_hash": "", "title": "tide", "content": "table"}
+        fulltext.put(documents.Document.insert(document).execute(), "tide", "table")
+    held = database.execute_sql(said).fetchall()
+    (bin_path,) = database.execute_sql("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetchone()
+    restored_url = database_url.replace("/postgres?", "/restored?")
+
+    database.execute_sql("CREATE DATABASE restored")
+    try:
+        for part in parts:
+            dump = [f"{bin_path}/pg_dump", "--format=custom", f"--file={tmp_path}/dump", *part, database_url]
+            restore = [f"{bin_path}/pg_restore", "--exit-on-error", f"--dbname={restored_url}", f"{tmp_path}/dump"]
+            subprocess.run(dump, check=True)
+            subprocess.run(restore, check=True)
+        with psycopg.connect(restored_url) as restored:
+            assert restored.execute(said).fetchall() == held
+            restored.execute("UPDATE documents SET state = 'closed'")
+            assert restored.execute("SELECT state FROM document_terms").fetchall() == [("closed",)]
+    finally:
+        database.execute_sql("DROP DATABASE restored")
 
 
 def test_sqlite_is_opened_as_the_design_says(tmp_path: Path) -> None:

@@ -14,13 +14,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from simulated import ISSUE_1, Endpoint, World, mirrored, opened
-from support import CONTENT_ONLY, ISSUE_7, drain, entity_body, submit
+from support import CONTENT_ONLY, ISSUE_7, drain, entity_body, settings_for, submit
 
 from lore.core import plan, staleness
 from lore.core.errors import PassingError
 from lore.core.plan import Entity
 from lore.demo.server import running
-from lore.settings import read_settings
 from models import base
 from models.content import Discussion, Issue, Note
 from models.ledger import RunEntity
@@ -488,16 +487,7 @@ def test_of_two_requests_under_way_at_once_neither_leaves_a_list_older_than_its_
 @pytest.fixture
 def demo(ledger: Any, database_url: str) -> Iterator[Any]:
     with running("tiny") as server:
-        resources.configure(
-            read_settings(
-                {
-                    "LORE_GITLAB_URL": server.url,
-                    "LORE_GITLAB_TOKEN": server.token,
-                    "LORE_DATABASE_URL": database_url,
-                    "HOME": "/nonexistent",
-                }
-            )
-        )
+        resources.configure(settings_for(server.url, server.token, database_url))
         yield server
         resources.close()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import dramatiq
 import pytest
-from support import ISSUE_7, FakeGitLab, content, open_tasks, refused, submit
+from support import ISSUE_7, FakeGitLab, content, open_tasks, refused, submit, wait_until_waited_for
 
 from lore.core import plan, runs
 from lore.core.errors import LoreError, UsageError
@@ -244,19 +244,6 @@ def test_who_gives_back_or_renews_the_claims_of_an_entity_waits_for_who_ends_the
     assert kept == ["fetch_failed"]
     statuses = [Task.select(Task.status).where(Task.id == one.task_id).scalar() for one in claims]
     assert statuses == ["aborted"] * (len(claims) - 1) + ["failed"]
-
-
-def wait_until_waited_for() -> None:
-    """Return when another connection waits for this one's transaction. On SQLite whoever writes is waited for."""
-    if not base.is_postgresql():
-        return
-    waiting = (
-        "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))"
-    )
-    for _ in range(100_000):
-        if base.database.execute_sql(waiting).fetchone()[0]:
-            return
-    raise AssertionError("nobody came to wait")
 
 
 # ---------------------------------------------------------------------- cancel beside a commit, a lock

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import dramatiq
 import pytest
 from support import GITLAB_URL, drain, submit
-from syncing import World, world_on
+from syncing import World
 
 from lore.core.plan import Entity
 from lore.core.runs import RunOptions
 from models.base import read, write
 from models.ledger import Run
 from models.queue import ABOUT_TO_BE_CLAIMED_MS, GitLabHost, NoRoom, Task, claim, has_room, note_limits
-from workers import preflight, resources, runs, syncing
+from workers import preflight, resources, syncing
 from workers.commit import hand_over
-
-
-@pytest.fixture
-def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world_on(database_url, monkeypatch) as made:
-        yield made
 
 
 def test_no_more_tasks_are_claimed_than_requests_may_be_in_flight(gitlab: Any) -> None:
@@ -39,12 +32,17 @@ def test_no_more_tasks_are_claimed_than_requests_may_be_in_flight(gitlab: Any) -
     assert Task.get_by_id(ids[2]).status == "pending"
 
 
-def test_a_fetch_waits_for_a_place_and_takes_it(gitlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def two_tasks_and_the_only_place_taken_by_the_first() -> tuple[int, int]:
     submit(Entity("issue", 1))
     drain(only={"preflight"})
     first, second = [row.id for row in Task.select(Task.id).order_by(Task.id).limit(2)]
     claim(first, by="me", lease_ms=60_000)
     resources.configure(dataclasses.replace(resources.settings(), gitlab_concurrency=1))
+    return first, second
+
+
+def test_a_fetch_waits_for_a_place_and_takes_it(gitlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = two_tasks_and_the_only_place_taken_by_the_first()
     looks: list[float] = []
 
     def look(seconds: float) -> None:
@@ -62,11 +60,7 @@ def test_a_fetch_waits_for_a_place_and_takes_it(gitlab: Any, monkeypatch: pytest
 def test_a_fetch_that_finds_no_place_is_left_to_a_sweeper_a_syncs_sooner(
     gitlab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit(Entity("issue", 1))
-    drain(only={"preflight"})
-    first, second = [row.id for row in Task.select(Task.id).order_by(Task.id).limit(2)]
-    claim(first, by="me", lease_ms=60_000)
-    resources.configure(dataclasses.replace(resources.settings(), gitlab_concurrency=1))
+    _, second = two_tasks_and_the_only_place_taken_by_the_first()
     looks: list[float] = []
     monkeypatch.setattr(preflight.time, "sleep", looks.append)
 
@@ -83,9 +77,7 @@ def test_a_syncs_task_waits_while_a_persons_is_about_to_be_claimed(world: World)
     opened = syncing.open_sync(gitlab_url="http://gitlab.test", project=world.project, options=RunOptions())
     drain(only={"plan", "preflight"})
     mine = Task.select(Task.id).join(Run).where(Run.parent_run_id == opened.run_id).scalar()
-    runs.submit(
-        gitlab_url="http://gitlab.test", project=world.project, entities=[Entity("issue", 1)], options=RunOptions()
-    )
+    submit(Entity("issue", 1), project=world.project)
     drain(only={"preflight"})
 
     with pytest.raises(NoRoom):
@@ -141,9 +133,7 @@ def test_a_commit_waiting_for_the_lock_is_sent_before_an_older_one_of_a_sync(wor
     syncing.open_sync(gitlab_url="http://gitlab.test", project=world.project, options=RunOptions(docs=False))
     drain(only={"plan", "preflight", "sync_fetch"})
     child = Run.get(Run.parent_run_id.is_null(False), Run.status == "committing")
-    mine = runs.submit(
-        gitlab_url="http://gitlab.test", project=world.project, entities=[Entity("issue", 1)], options=RunOptions()
-    ).run_id
+    mine = submit(Entity("issue", 1), project=world.project)
     drain(only={"preflight", "fetch"})
     dramatiq.get_broker().flush_all()
 

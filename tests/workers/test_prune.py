@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from support import drain
-from syncing import World, first_issue, status_of, world_on
+from support import drain, submit
+from syncing import World, first_issue, status_of
 
 from lore.core.plan import Entity
 from lore.core.runs import RunOptions
@@ -17,12 +16,6 @@ from workers import runs, syncing
 
 # What no database has a part in is told once.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world_on(database_url, monkeypatch) as made:
-        yield made
 
 
 def deleted(world: World) -> set[tuple[str, int]]:
@@ -176,12 +169,7 @@ def test_what_came_back_is_brought_by_the_next_sync(world: World) -> None:
 def test_a_payload_observed_before_the_deletion_was_is_stale(world: World) -> None:
     world.sync()
     iid = first_issue(world)
-    run_id = runs.submit(
-        gitlab_url="http://gitlab.test",
-        project=world.project,
-        entities=[Entity("issue", iid)],
-        options=RunOptions(docs=False, embed=False),
-    ).run_id
+    run_id = submit(Entity("issue", iid), project=world.project, docs=False, embed=False)
     drain(only={"preflight", "fetch"})
     world.step({"step": "delete_issue", "iid": iid})
     opened = syncing.open_sync(

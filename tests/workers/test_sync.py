@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import dramatiq
 import httpx
 import pytest
-from support import content, drain, next_message, open_tasks
-from syncing import World, first_issue, mutate, small_pages, status_of, world_on
+from support import content, drain, next_message, open_tasks, submit
+from syncing import World, first_issue, mutate, small_pages, status_of
 
 from lore.core import walk
 from lore.core.plan import Entity
@@ -22,12 +21,6 @@ from workers import runs, syncing
 
 # What no database has a part in is told once.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world_on(database_url, monkeypatch) as made:
-        yield made
 
 
 def test_a_first_sync_brings_everything(world: World) -> None:
@@ -172,12 +165,7 @@ def test_a_surgical_run_that_lands_pays_the_debt(world: World) -> None:
     world.sync()
     world.before_answer = lambda path: None
 
-    run_id = runs.submit(
-        gitlab_url="http://gitlab.test",
-        project=world.project,
-        entities=[Entity("issue", iid)],
-        options=RunOptions(docs=False, embed=False),
-    ).run_id
+    run_id = submit(Entity("issue", iid), project=world.project, docs=False, embed=False)
     world.go_on(run_id)
 
     assert world.debts() == []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import dramatiq
 import pytest
-from support import drain, next_message
-from syncing import World, first_issue, status_of, world_on
+from support import drain, next_message, submit
+from syncing import World, first_issue, status_of
 
 from lore.core.plan import Entity
 from lore.core.runs import RunOptions
@@ -17,12 +16,6 @@ from models.ledger import Run, RunEntity, SyncDebt
 from models.locks import ProjectLock
 from workers import commit, resources, runs, syncing
 from workers.commit import hand_over
-
-
-@pytest.fixture
-def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world_on(database_url, monkeypatch) as made:
-        yield made
 
 
 def committing_child(world: World, options: RunOptions) -> Run:
@@ -43,12 +36,7 @@ def test_a_child_steps_aside_between_two_entities_when_a_person_waits_for_the_lo
     world: World, monkeypatch: pytest.MonkeyPatch, has_docs: bool
 ) -> None:
     child = committing_child(world, RunOptions(docs=has_docs, embed=False))
-    mine = runs.submit(
-        gitlab_url="http://gitlab.test",
-        project=world.project,
-        entities=[Entity("issue", first_issue(world))],
-        options=RunOptions(docs=False, embed=False),
-    ).run_id
+    mine = submit(Entity("issue", first_issue(world)), project=world.project, docs=False, embed=False)
     drain(only={"preflight", "fetch"})
     dramatiq.get_broker().flush_all()
     monkeypatch.setattr(commit, "PIECE_S", 0)
@@ -76,12 +64,7 @@ def test_a_child_that_has_stepped_aside_waits_without_a_deadline_and_is_nobodys_
     child = committing_child(world, RunOptions(docs=False, embed=False))
     world.time.pass_ms(resources.settings().lock_lease_ms + 1)
     Run.update(stage_at=world.time.now_ms).where(Run.run_id != child.run_id).execute()
-    runs.submit(
-        gitlab_url="http://gitlab.test",
-        project=world.project,
-        entities=[Entity("issue", first_issue(world))],
-        options=RunOptions(docs=False, embed=False),
-    )
+    submit(Entity("issue", first_issue(world)), project=world.project, docs=False, embed=False)
     drain(only={"preflight", "fetch"})
     monkeypatch.setattr(commit, "PIECE_S", 0)
     commit.sync_commit.fn(child.run_id)
@@ -120,12 +103,7 @@ def test_a_child_does_not_step_aside_for_a_run_that_nobody_commits(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = committing_child(world, RunOptions(docs=False, embed=False))
-    mine = runs.submit(
-        gitlab_url="http://gitlab.test",
-        project=world.project,
-        entities=[Entity("issue", first_issue(world))],
-        options=RunOptions(docs=False, embed=False),
-    ).run_id
+    mine = submit(Entity("issue", first_issue(world)), project=world.project, docs=False, embed=False)
     drain(only={"preflight", "fetch"})
     Run.update(stage_at=Run.stage_at - commit.PERSON_TAKES_MS - 1).where(Run.run_id == mine).execute()
     monkeypatch.setattr(commit, "PIECE_S", 0)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx
 import peewee
 import pytest
 from support import drain, waiting_messages
-from syncing import World, first_issue, status_of, world_on
+from syncing import World, first_issue, status_of
 
 from lore.core.runs import RunOptions
 from models.base import database
 from models.ledger import Run, RunEntity, RunEvent
 from models.queue import Claim, Task, claim_entity
 from workers import preflight, resources, runs, syncing, upkeep
-
-
-@pytest.fixture
-def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world_on(database_url, monkeypatch) as made:
-        yield made
 
 
 def begin(world: World) -> tuple[Run, list[Task]]:
