@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import peewee
 
 from models.base import Table, clock, database, is_postgresql
+
+if TYPE_CHECKING:
+    import msgspec
 
 _NOW: Final = "now"
 
@@ -80,7 +82,7 @@ def upsert(table: type[Table], key: tuple[str, ...], rows: Sequence[Mapping[str,
     sql = _upsert_sql(table._meta.table_name, key, tuple(rows[0]), is_postgresql=is_postgresql())
     if is_postgresql():
         # One value and one round trip, whatever the number of rows; their types are the table's.
-        database.execute_sql(sql, (_JSON.encode(rows).decode(),))
+        database.execute_sql(sql, (_encoder().encode(rows).decode(),))
     else:
         database.execute_many(sql, list(map(itemgetter(*rows[0]), rows)))
 
@@ -123,5 +125,9 @@ def _upsert_sql(table: str, key: tuple[str, ...], names: tuple[str, ...], *, is_
     return f"INSERT INTO {table} ({columns}) {values} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
 
 
-# A moment is a kind of int that the encoder does not know.
-_JSON: Final = msgspec.json.Encoder(enc_hook=int)
+@lru_cache(maxsize=1)
+def _encoder() -> msgspec.json.Encoder:
+    import msgspec  # noqa: PLC0415  # a search writes nothing
+
+    # A moment is a kind of int that the encoder does not know.
+    return msgspec.json.Encoder(enc_hook=int)
