@@ -267,6 +267,35 @@ def test_what_a_failed_sync_did_not_come_to_embed_is_embedded_by_the_next_one(
     assert [path for path in world.asked if "/discussions?" in path] == []
 
 
+@pytest.mark.parametrize("trouble", [None, "fetch", "documents"])
+def test_an_entity_that_a_sync_fetches_and_also_takes_over_from_an_earlier_one_is_counted_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, trouble: str | None
+) -> None:
+    world.settle()
+    cancelled = open_sync(world)
+    drain(only=UNTIL_COMMITTED)
+    runs.cancel(cancelled)
+    world.settle()
+    iid, everything = first_issue(), len(world.entities())
+    world.step({"step": "edit", "kind": "issue", "iid": iid, "title": "A title of its own"})
+    if trouble == "fetch":
+        world.before_answer = lambda path: httpx.Response(403) if path.endswith(f"/issues/{iid}/discussions") else None
+
+    run_id = open_sync(world)
+    drain(only=UNTIL_COMMITTED)
+    drain(only={"sync_documents", "sync_embed"})
+    if trouble == "documents":
+        spoil_documents_of(iid, monkeypatch)
+    world.go_on(run_id)
+
+    counts = runs.read_run(run_id)["counts"]
+    failed = {None: 0, "fetch": 1, "documents": everything}[trouble]
+    assert (
+        sum(RunEntity.select().where(RunEntity.run == child.run_id).count() for child in children(run_id)) > everything
+    )
+    assert (counts["total"], counts["failed"], counts["ok"]) == (everything, failed, everything - failed)
+
+
 def test_what_a_person_embedded_of_a_cancelled_sync_is_nothing_to_the_next_one(
     world: World, embedder: LetterEmbedder
 ) -> None:
