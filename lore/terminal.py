@@ -350,6 +350,12 @@ def watching_sync(
         yield refresh
 
 
+def say_held(run_id: str, free_in_s: float) -> None:
+    """Say on standard error why nothing gets on: on a terminal the line comes to stand above the bar."""
+    until = f"if its process is gone, the lock is free in {free_in_s:.0f} s"
+    _write(sys.stderr, f"waiting for the project's lock, which run {visible(run_id)} holds; {until}")
+
+
 class _State:
     """What is known of a run under way."""
 

@@ -66,6 +66,17 @@ def test_without_redis_no_wait_leaves_the_run_queued_and_names_the_worker(call: 
     assert robot.json["warnings"][0]["code"] == "LEFT_QUEUED"
 
 
+@pytest.mark.parametrize(("options", "said"), [("", 1), ("--quiet", 0), ("--robot", 0)])
+def test_a_person_is_told_that_the_run_waits_for_a_lock(call: Caller, ledger: Ledger, options: str, said: int) -> None:
+    ledger.is_held = True
+
+    answer = call(f"lore-submit 'g/p!12' {options}")
+
+    line = f"waiting for the project's lock, which run {RUN_ID} holds; if its process is gone, the lock is free in 57 s"
+    assert answer.err.splitlines().count(line) == said
+    assert answer.err.count("waiting") == said
+
+
 def test_without_redis_ctrl_c_cancels_the_run(call: Caller, ledger: Ledger) -> None:
     ledger.raises["run_to_end"] = KeyboardInterrupt()
 
