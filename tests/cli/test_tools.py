@@ -92,7 +92,13 @@ def test_completion_itself_is_never_json(call: Caller, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("line", "module"), [("lore demo", "lore.demo.tour"), ("lore demo --serve", "lore.demo")])
 @pytest.mark.parametrize(
     ("ends_with", "status", "code"),
-    [(0, 0, None), (10, 10, "DEMO_FAILED"), (99, 1, "DEMO_FAILED"), (143, 130, "INTERRUPTED")],
+    [
+        (0, 0, None),
+        (10, 10, "DEMO_FAILED"),
+        (99, 1, "DEMO_FAILED"),
+        (130, 130, "INTERRUPTED"),
+        (143, 143, "INTERRUPTED"),
+    ],
 )
 def test_a_demo_that_fails_is_an_error_with_its_status(
     call: Caller, monkeypatch: pytest.MonkeyPatch, line: str, module: str, ends_with: int, status: int, code: str | None
