@@ -95,7 +95,7 @@ CODES: dict[str, Code] = {
     "BAD_REF": Code(
         "a REF is a web URL, group/project!12, !12 or #7",
         Exit.USAGE,
-        ("{command} '!{number}'", "{command} '#{number}'", "{command} --help"),
+        ("{again} '!{number}'", "{again} '#{number}'", "{command} --help"),
     ),
     "HOST_MISMATCH": Code("a REF or git remote on another host than LORE_GITLAB_URL", Exit.USAGE, ("lore doctor",)),
     "SEVERAL_PROJECTS": Code("a run is of one project, several were named", Exit.USAGE),

@@ -154,6 +154,19 @@ def test_without_a_live_worker_the_command_that_starts_one_is_named(call: Caller
         ("lore show '!12'", "NO_PROJECT", ["lore show --help"]),
         ("lore show here", "BAD_REF", ["lore show --help"]),
         ("lore show 12", "BAD_REF", ["lore show '!12'", "lore show '#12'", "lore show --help"]),
+        (
+            "lore show 12 --project='g/a b'",
+            "BAD_REF",
+            ["lore show -p 'g/a b' '!12'", "lore show -p 'g/a b' '#12'", "lore show --help"],
+        ),
+        (
+            "lore submit -p https://u:secret@gitlab.example.com/g/p 12",
+            "BAD_REF",
+            [
+                *(f"lore submit -p 'https://u:***@gitlab.example.com/g/p' '{ref}'" for ref in ("!12", "#12")),
+                "lore submit --help",
+            ],
+        ),
         ("lore submit 12", "BAD_REF", ["lore submit '!12'", "lore submit '#12'", "lore submit --help"]),
         ("lore timeline ' '", "EMPTY_QUERY", ["lore timeline --help"]),
         ("lore who ''", "USAGE", ["lore who --help"]),
