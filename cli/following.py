@@ -42,26 +42,30 @@ def carry_on(
     if was_waited_for:
         with progress(call, runs, run_id, follows=follows, is_quiet=is_quiet) as on_change:
             if is_here:
-                do_here(run_id, timeout_s=timeout_s, on_change=on_change)
+                do_here(call, run_id, is_quiet=is_quiet, timeout_s=timeout_s, on_change=on_change)
             else:
                 wait(runs, run_id, timeout_s=timeout_s, on_change=on_change)
     report(call, runs, run_id, was_waited_for=was_waited_for, is_quiet=is_quiet)
 
 
-def do_here(run_id: str, **options: Any) -> bool:
+def do_here(call: Call, run_id: str, *, is_quiet: bool, **options: Any) -> bool:
     """Do a run in this process; Ctrl-C cancels it: False.
 
     Args:
+        call: The command.
         run_id: An open run.
+        is_quiet: Whether nobody is told what it waits for; a program is not either.
         options: What `embedded.run_to_end` takes besides.
     """
     from lore.core.errors import LoreError
+    from lore.terminal import say_held
     from workers import embedded, runs
 
     works_long()
+    on_held = None if is_quiet or call.is_robot else say_held
     try:
         with noting_ctrl_c() as was_pressed:
-            embedded.run_to_end(run_id, is_interrupted=was_pressed, **options)
+            embedded.run_to_end(run_id, is_interrupted=was_pressed, on_held=on_held, **options)
     except KeyboardInterrupt:
         try:
             runs.cancel(run_id, why="cancelled by Ctrl-C")

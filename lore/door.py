@@ -44,6 +44,7 @@ class Call:
     Attributes:
         is_robot: Answer with one JSON object.
         command: The command as it was named, for `meta`.
+        project: What its -p said.
         outcome: Set by the command that could do its work.
         show: Prints the outcome, or what is known beside an error, for people.
         shows_failures: Whether an error still has to name the failed entities (`show` has not).
@@ -57,6 +58,7 @@ class Call:
         self.prog = prog
         self.argv = list(argv)
         self.command = prog
+        self.project: str | None = None
         self.outcome: Outcome | None = None
         self.show: Callable[[], None] | None = None
         self.shows_failures = True
@@ -86,6 +88,7 @@ class Call:
         from lore.logs import configure
         from lore.settings import read_settings
 
+        self.project = options.get("LORE_PROJECT")
         settings = read_settings(os.environ, options=options)
         self.is_robot = self.is_robot or settings.robot
         for code, message in settings.warnings:
@@ -410,7 +413,12 @@ def _typed(call: Call, error: Exception) -> LoreError:
     if isinstance(error, LoreError):
         if isinstance(error, UsageError) and not error.actions:
             # What was called is known here alone.
-            error.actions = actions_for(error.code, **{"command": call.command, **error.context})
+            called = {"command": call.command, "again": call.command}
+            if call.project is not None:
+                from lore.core.refs import redact_url
+
+                called["again"] += f" -p {shlex.quote(redact_url(call.project))}"
+            error.actions = actions_for(error.code, **{**called, **error.context})
         return error
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else call.command

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Union
 
 from lore.core.errors import LoreError, RunError, SettingError
@@ -135,7 +136,14 @@ def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
     ]
     # When it was opened is how its id begins.
     header = ("run", "kind", "status", "stage", "project", "ok", "took", "error")
-    print_table(out, header, rows, style_column=2, whole=(0, 1, 2, 3, 5, 6))
+    # Where a run stands its status says, and where one failed mostly its error; `--run-id` has all of it.
+    cut: Mapping[int, Callable[[str], str]] = {4: _without_namespace, 3: lambda stage: "", 7: str}
+    print_table(out, header, rows, style_column=2, whole=(0, 1, 2, 3, 5, 6), cut=cut)
+
+
+def _without_namespace(project: str) -> str:
+    namespace, _, name = project.rpartition("/")
+    return f"…/{name}" if len(namespace) > 1 else project
 
 
 def _why(failed: Mapping[str, Any]) -> str:
@@ -350,6 +358,12 @@ def watching_sync(
         yield refresh
 
 
+def say_held(run_id: str, free_in_s: float) -> None:
+    """Say on standard error why nothing gets on: on a terminal the line comes to stand above the bar."""
+    until = f"if its process is gone, the lock is free in {free_in_s:.0f} s"
+    _write(sys.stderr, f"waiting for the project's lock, which run {visible(run_id)} holds; {until}")
+
+
 class _State:
     """What is known of a run under way."""
 
@@ -511,6 +525,7 @@ def print_table(
     *,
     style_column: int | None = None,
     whole: Sequence[int] = (),
+    cut: Mapping[int, Callable[[str], str]] = MappingProxyType({}),
 ) -> None:
     """Print rows: as a table with a header on a terminal, else as aligned plain lines.
 
@@ -520,14 +535,20 @@ def print_table(
         rows: What stands in them.
         style_column: The column whose text has a colour of its own.
         whole: The columns that are copied, so that none of their texts is ever on two lines.
+        cut: The columns that are rather cut than on two lines: one after the other, as long as a terminal has no room
+            for all, and what is kept of their texts then; what is too long even so ends in an ellipsis.
     """
     if not rows:
         return
     cells = [[visible(cell) for cell in row] for row in rows]
+    widths = _widths(cells)
+    for column, keep in cut.items():
+        if not isinstance(out, Plain) and sum(width + 2 for width in widths if width) > out.width + 2:
+            cells = [[*row[:column], keep(row[column]), *row[column + 1 :]] for row in cells]
+            widths = _widths(cells)
     # A column that says nothing is left out.
     kept = [column for column in range(len(header)) if any(row[column] for row in cells)]
     if isinstance(out, Plain):
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for row in cells:
             print_line(out, "  ".join(f"{row[column]:<{widths[column]}}" for column in kept).rstrip())
         return
@@ -537,11 +558,16 @@ def print_table(
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in kept:
         least = max(len(row[column]) for row in cells) if column in whole else None
-        table.add_column(header[column], overflow="fold", no_wrap=column in whole, min_width=least)
+        overflow: Literal["ellipsis", "fold"] = "ellipsis" if column in cut else "fold"
+        table.add_column(header[column], overflow=overflow, no_wrap=column in whole, min_width=least)
     for row in cells:
         style = STYLES.get(row[style_column], "") if style_column is not None else ""
         table.add_row(*(Text(row[column], style=style if column == style_column else "") for column in kept))
     out.print(table)
+
+
+def _widths(cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*cells, strict=True)]
 
 
 def open_out(stream: IO[str]) -> Out:

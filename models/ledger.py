@@ -159,7 +159,7 @@ class SyncStep(Table):
 
     `position` is how far the walk of this kind had come with it (GitLab's `updated_at`), `seen` the iids it had met at
     exactly that moment, `bound` what the cursor never passes. A step that tries debts again has the kind `debt`,
-    one that builds the documents which earlier syncs left `left`; neither has any of these. Done means: every entity of
+    one that builds or embeds what earlier syncs left `left`; neither has any of these. Done means: every entity of
     it is committed, stale, or a debt.
     """
 

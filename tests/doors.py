@@ -25,6 +25,7 @@ class Ledger:
     is_sent: bool = True
     has_worker: bool = True
     ends: bool = True
+    is_held: bool = False
     error: RunError | None = None
     raises: dict[str, BaseException] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -97,8 +98,11 @@ class Ledger:
         timeout_s: float | None,
         on_change: Callable[[], None] | None,
         is_interrupted: Callable[[], bool],
+        on_held: Callable[[str, float], None] | None,
     ) -> bool:
         assert not is_interrupted()
+        if self.is_held and on_held is not None:
+            on_held(RUN_ID, 57.4)
         self.called("run_to_end", timeout_s)
         return self.ends
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -153,3 +154,26 @@ def test_what_a_killed_command_left_is_settled_by_the_next_one(environ: dict[str
     ended = [run["status"] for run in robot(environ, "sync-runs")[1]["data"]["runs"]]
     assert status == 0
     assert ended == ["succeeded", "succeeded"]
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("moment", ["demo GitLab with", "$ lore worker", "$ lore-submit"])
+def test_a_signal_ends_the_demo_with_all_that_it_started(
+    tmp_path: Path, signum: signal.Signals, status: int, moment: str
+) -> None:
+    environ = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-u", "-m", "cli", "demo"]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert any(line.startswith(moment) for line in process.stdout), "it does not come so far"
+            process.send_signal(signum)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+
+    assert process.returncode == status
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert list(tmp_path.glob("lore-demo-*")) == []

@@ -681,7 +681,8 @@ def test_every_exit_status_but_success_has_a_code() -> None:
 
 @pytest.mark.parametrize("code", sorted(CODES))
 def test_the_actions_of_the_table_are_commands_that_exist(code: str) -> None:
-    context = {"run_id": "RUN", "command": "lore show", "ref": "'g/p!12'", "number": "12"}
+    context = {"run_id": "RUN", "command": "lore show", "again": "lore show -p g/p"}
+    context |= {"ref": "'g/p!12'", "number": "12"}
     actions = [template.format(**context) for template in CODES[code].actions]
 
     if actions:

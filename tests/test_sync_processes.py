@@ -25,8 +25,11 @@ from truth import compare, entities_of
 from lore.demo.client import Demo
 from lore.demo.server import spawn
 from models import base
+from models.locks import ProjectLock
 
 pytestmark = pytest.mark.slow
+
+KILLED = "20261123T054149.123-1a2b3c4d"
 
 
 @pytest.fixture
@@ -264,6 +267,37 @@ def test_after_a_429_no_worker_of_any_process_asks_until_it_is_over(demo: Demo, 
         late = [e for e in log if entry["ended"] + 0.1 < e["started"] < entry["ended"] + 1.9]
         assert late == []
     assert demo.stats()["peak_concurrency"] <= 16
+
+
+@pytest.mark.parametrize("reader", ["a pipe", "a terminal", "a robot"])
+def test_a_sync_that_a_killed_process_keeps_waiting_says_so_once_to_people(tmp_path: Path, reader: str) -> None:
+    with spawn("tiny", 1) as demo:
+        env = environment(tmp_path, demo, f"sqlite://{tmp_path}/lore.db", TERM="xterm-256color")
+        assert lore(env, "sync", "--no-docs", "--no-embed")[0] == 0
+        demo.script([{"step": "edit", "kind": "issue", "iid": 1, "title": "another"}])
+        base.open_database(env["LORE_DATABASE_URL"])
+        try:
+            ProjectLock.update(owner=f"{KILLED}/host:1:1/0", until=base.now_ms() + 5_000).execute()
+        finally:
+            base.disconnect()
+
+        if reader == "a terminal":
+            status, shown = on_a_terminal(env, "sync", "--no-docs", "--no-embed")
+        else:
+            options = ["--robot"] if reader == "a robot" else []
+            done = subprocess.run(
+                command("sync", "--no-docs", "--no-embed", *options),
+                check=False,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            status, shown = done.returncode, done.stderr
+
+    assert status == 0, shown
+    assert shown.count(f"waiting for the project's lock, which run {KILLED} holds") == (reader != "a robot")
+    assert reader == "a terminal" or shown.count("\n") == (reader != "a robot")
 
 
 # ----------------------------------------------------------------------------------- on a terminal

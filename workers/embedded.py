@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dramatiq
@@ -74,6 +75,7 @@ def run_to_end(
     on_change: Callable[[], None] | None = None,
     threads: int = 16,
     is_interrupted: Callable[[], bool] = lambda: False,
+    on_held: Callable[[str, float], None] | None = None,
 ) -> None:
     """Do a run in this process, to its end.
 
@@ -83,6 +85,8 @@ def run_to_end(
         on_change: Called after every change of the database.
         threads: How many requests are made side by side.
         is_interrupted: Asked a few times a second whether to leave the run.
+        on_held: Called once when another process has kept the project's lock from this run for a second, with the run
+            it works for and in how many seconds the lock is free if that process is gone.
 
     Raises:
         KeyboardInterrupt: The run was left, as `is_interrupted` asked for.
@@ -97,6 +101,7 @@ def run_to_end(
     began, swept = time.monotonic(), NEVER
     watch = Watch()
     patience_ms = STOP_MS
+    lookout = _Lookout(run_id, on_held)
     try:
         worker.start()
         while True:
@@ -109,6 +114,7 @@ def run_to_end(
                 if time.monotonic() - swept >= SWEEP_EVERY_S:
                     scope, swept = (None if swept == NEVER else run_id), time.monotonic()
                     upkeep.sweep(only_run_id=scope)
+                    lookout.look()
                 if runs.has_ended(run_id):
                     return
                 if timeout_s is not None and time.monotonic() - began > timeout_s:
@@ -124,3 +130,26 @@ def run_to_end(
     finally:
         worker.stop(timeout=patience_ms)
         broker.is_worked, broker.only_run_id = False, None
+
+
+@dataclass
+class _Lookout:
+    """Notices that another process keeps the project's lock from our run, and says so once."""
+
+    run_id: str
+    on_held: Callable[[str, float], None] | None
+    seen: str = ""
+
+    def look(self) -> None:
+        """Look once; a holder that was there at the last look too keeps us waiting."""
+        from workers import findings, resources  # noqa: PLC0415  # see run_to_end
+
+        held = None if self.on_held is None else findings.lock_held(findings.Scope(self.run_id))
+        if self.on_held is None or held is None:
+            return
+        owner, left_ms = held
+        holding_run, process, _ = owner.split("/")
+        if owner == self.seen and not resources.is_of_this_process(process):
+            self.on_held(holding_run, left_ms / 1000)
+            self.on_held = None
+        self.seen = owner

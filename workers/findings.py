@@ -138,6 +138,17 @@ def is_lock_free(project_id: int, now: int) -> bool:
     return lock is None or lock.owner is None or lock.until < now
 
 
+def lock_held(scope: Scope) -> tuple[str, int] | None:
+    """Return (owner, ms until its lease is over) of a lock that a run waits for, or holds itself; None: it is free."""
+    with read():
+        now = now_ms()
+        held = ProjectLock.select(ProjectLock.owner, ProjectLock.until).where(
+            ProjectLock.project.in_(waiting_projects(scope)), ProjectLock.until >= now
+        )
+        row = held.tuples().first()
+    return None if row is None else (row[0], row[1] - now)
+
+
 def walking(scope: Scope) -> list[tuple[str, int, int | None, int | None, int]]:
     """Return (run_id, stage_at, stage_until, sent_at, sends) of syncs under way."""
     columns = (Run.run_id, Run.stage_at, Run.stage_until, Run.sent_at, Run.sends)

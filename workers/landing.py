@@ -19,7 +19,7 @@ from models.ledger import Run, RunEntity, SyncCursor, SyncDebt, SyncStep
 from workers import messages
 
 DEBT = "debt"
-# Of a step that builds what an earlier sync left behind its commits.
+# Of a step that builds or embeds what an earlier sync left behind its commits.
 LEFT = "left"
 
 

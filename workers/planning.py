@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import peewee
@@ -336,21 +336,26 @@ class Planner:
         return True
 
     def _plan_left(self, state: _State) -> bool:
-        """Open children for the documents that earlier syncs left, once a sync, after its own; False: nothing to do."""
+        """Open children for what earlier syncs left behind their commits, once a sync, after its own; False: none."""
         if state.is_left_planned or not self.options["docs"]:
             return False
         with write():
             self.hold()
-            left = syncing.left_by_earlier(self.run_id, self.project_id)
-            entities, children = sorted(left), []
-            for start in range(0, len(entities), walk.CHILD_SIZE):
-                batch = entities[start : start + walk.CHILD_SIZE]
-                sources = [source for entity in batch for source in left[entity]]
-                children.append(self._open_child(landing.LEFT, batch, sources=sources))
+            committed = syncing.left_by_earlier(self.run_id, self.project_id)
+            built = syncing.unembedded_by_earlier(self.run_id, self.project_id) if self.options["embed"] else {}
+            children = []
+            for batch in _batches(committed):
+                sources = [source for entity in batch for source in committed[entity]]
+                child = self._open_child(landing.LEFT, batch, starts_at=runs.DOCUMENTS, sources=sources)
+                children.append((messages.DOCUMENTS, child))
+            for batch in _batches(built.keys() - committed.keys()):
+                documents = [document_id for entity in batch for document_id in built[entity]]
+                child = self._open_child(landing.LEFT, batch, starts_at=runs.EMBEDDING, documents=documents)
+                children.append((messages.EMBED, child))
             self._write_step(landing.LEFT, is_last=True, is_done=True)
             self.made_progress()
-        for child in children:
-            messages.send_run(messages.DOCUMENTS, child)
+        for actor_name, child in children:
+            messages.send_run(actor_name, child)
         return bool(children)
 
     # ------------------------------------------------------------------------------------- the walk
@@ -441,14 +446,23 @@ class Planner:
         stretch: Stretch | None = None,
         *,
         is_last: bool = False,
+        starts_at: str = runs.PREFLIGHT,
         sources: Sequence[syncing.Source] = (),
+        documents: Sequence[int] = (),
     ) -> str:
         """Write a child run and its step, in the caller's transaction, which holds the parent's row."""
         number = self._next_number()
         child = runs.child_id(self.run_id, number)
-        is_committed = entity_type == landing.LEFT
-        starts_at = runs.DOCUMENTS if is_committed else runs.PREFLIGHT
-        syncing.open_child(self.run_id, child, self.project_id, entities, starts_at=starts_at, sources=sources)
+        is_committed = starts_at != runs.PREFLIGHT
+        syncing.open_child(
+            self.run_id,
+            child,
+            self.project_id,
+            entities,
+            starts_at=starts_at,
+            sources=sources,
+            documents=documents,
+        )
         self._write_step(entity_type, stretch=stretch, child=child, is_last=is_last, is_done=is_committed)
         moves.record(
             self.run_id,
@@ -521,6 +535,12 @@ class _State:
     def is_walked(self) -> bool:
         """Whether no child will be added any more."""
         return self.is_doomed or not self.to_walk
+
+
+def _batches(entities: Collection[Entity]) -> Iterator[list[Entity]]:
+    ordered = sorted(entities)
+    for start in range(0, len(ordered), walk.CHILD_SIZE):
+        yield ordered[start : start + walk.CHILD_SIZE]
 
 
 def limit_of_children() -> int:

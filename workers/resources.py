@@ -104,3 +104,8 @@ def close() -> None:
 def whoami() -> str:
     """Name this thread of this process on this host, for leases and claims."""
     return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
+
+
+def is_of_this_process(who: str) -> bool:
+    """Tell whether this is the name of a thread of this process."""
+    return who.rpartition(":")[0] == whoami().rpartition(":")[0]

@@ -506,14 +506,28 @@ def _is_first(owner: peewee.Field) -> Any:
 
 
 def _children_counts(ids: Iterable[str]) -> defaultdict[str, Counter[str]]:
-    """Return how many entities of each sync's children are in each status; what failed is the sync's own to say."""
+    """Return how many entities of each sync's children are in each status; what failed is the sync's own to say.
+
+    An entity that several children had, as it changed meanwhile or was left by an earlier sync, is the last one's.
+    """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    is_child = Run.parent_run_id.in_(list(ids)) & Run.retry_of.is_null()
+    last = (
+        RunEntity.select(peewee.fn.MAX(RunEntity.id))
+        .join(Run, on=(Run.run_id == RunEntity.run))
+        .where(is_child)
+        .group_by(Run.parent_run_id, RunEntity.entity_type, RunEntity.iid)
+    )
+    own = RunEntity.alias()
+    is_own = own.select(own.id).where(
+        own.run == Run.parent_run_id, own.entity_type == RunEntity.entity_type, own.iid == RunEntity.iid
+    )
     is_behind = (Run.status == rules.FAILED) & RunEntity.stage.in_(rules.BEHIND_COMMIT)
     is_owed = (RunEntity.status == rules.FAILED) | ((RunEntity.status == rules.ABORTED) & is_behind)
     rows = (
         RunEntity.select(Run.parent_run_id, RunEntity.status, peewee.fn.COUNT(RunEntity.id))
         .join(Run, on=(Run.run_id == RunEntity.run))
-        .where(Run.parent_run_id.in_(list(ids)), Run.retry_of.is_null(), ~is_owed)
+        .where(is_child, RunEntity.id.in_(last), ~is_owed, ~peewee.fn.EXISTS(is_own))
         .group_by(Run.parent_run_id, RunEntity.status)
     )
     for run_id, status, count in rows.tuples():

@@ -17,7 +17,7 @@ from lore.core.runs import RunOptions
 from lore.logs import get_logger
 from models.base import clock, database, insert_in_chunks, now_ms, read, write
 from models.content import ENTITY_TABLES, DirtySource
-from models.ledger import Project, Run, RunEntity, RunSource, SyncStep
+from models.ledger import Project, Run, RunDocument, RunEntity, RunSource, SyncStep
 from models.queue import Task
 from workers import messages, moves, runs
 
@@ -120,6 +120,7 @@ def open_child(
     *,
     starts_at: str = rules.PREFLIGHT,
     sources: Sequence[Source] = (),
+    documents: Sequence[int] = (),
 ) -> None:
     """Write a child run, its entities and its tasks, in the planner's transaction, which holds the parent's row.
 
@@ -128,8 +129,10 @@ def open_child(
         run_id: The child's id.
         project_id: The project.
         entities: What the child is to bring.
-        starts_at: `documents` for what has been committed already: nothing is fetched then.
-        sources: The dirty rows that are its scope in that case.
+        starts_at: `documents` for what has been committed already, `embedding` for what has been built too: nothing is
+            fetched then.
+        sources: The dirty rows that are its scope in the first case.
+        documents: The documents that are it in the second.
     """
     parent = Run.get_by_id(parent_run_id)
     now = now_ms()
@@ -151,6 +154,7 @@ def open_child(
     ).execute()
     runs.insert_entities(run_id, entities, stage=starts_at)
     insert_in_chunks(RunSource, [{"run": run_id} | asdict(source) for source in sources])
+    insert_in_chunks(RunDocument, [{"run": run_id, "document_id": document_id} for document_id in documents])
     if starts_at == rules.PREFLIGHT:
         runs.insert_tasks(run_id, project_id, plan_tasks(entities, with_project=False))
     moves.record(run_id, "opened", stage=starts_at, entities=len(entities), parent=parent_run_id)
@@ -213,6 +217,53 @@ def left_by_earlier(run_id: str, project_id: int) -> dict[Entity, list[Source]]:
         )
         for iid, source_id, dirty_source_id in rows.tuples():
             found.setdefault(Entity(entity_type, iid), []).append(Source(entity_type, source_id, dirty_source_id))
+    return found
+
+
+def unembedded_by_earlier(run_id: str, project_id: int) -> dict[Entity, list[int]]:
+    """Return what earlier syncs had built when they were ended before they embedded it: the documents, by entity.
+
+    Whoever took an entity up last has the last word: what a person's run left, what could not be embedded, and what
+    somebody else is at, is not among it; nor is what has got its vectors since.
+    """
+    from models.documents import Document, Embedding  # noqa: PLC0415  # 8 ms that only a planner pays
+
+    later, its = RunEntity.alias(), Run.alias()
+    last = (
+        later.select(peewee.fn.MAX(later.id))
+        .join(its, on=(its.run_id == later.run))
+        .where(
+            later.entity_type == RunEntity.entity_type,
+            later.iid == RunEntity.iid,
+            later.stage.in_(rules.BEHIND_COMMIT),
+            its.project == project_id,
+            # A sync's own entities only say what failed in its children.
+            (its.kind == "surgical") | its.parent_run_id.is_null(False),
+        )
+    )
+    has_vectors = Embedding.select(peewee.SQL("1")).where(
+        Embedding.document == Document.id, Embedding.content_hash == Document.content_hash
+    )
+    rows = (
+        RunEntity.select(RunEntity.entity_type, RunEntity.iid, Document.id)
+        .join(Run, on=(Run.run_id == RunEntity.run))
+        .join(RunDocument, on=(RunDocument.run == Run.run_id))
+        .join(Document, on=(Document.id == RunDocument.document_id))
+        .where(
+            Run.project == project_id,
+            Run.parent_run_id != run_id,  # nobody but a sync's child, or a retry of it, has one
+            Run.status.in_((rules.FAILED, rules.CANCELLED)),
+            RunEntity.stage == rules.STAGE_EMBEDDING,
+            RunEntity.status == rules.ABORTED,
+            RunEntity.id == last,
+            Document.entity_type == RunEntity.entity_type,
+            Document.iid == RunEntity.iid,
+            ~peewee.fn.EXISTS(has_vectors),
+        )
+    )
+    found: dict[Entity, list[int]] = {}
+    for entity_type, iid, document_id in rows.tuples():
+        found.setdefault(Entity(entity_type, iid), []).append(document_id)
     return found
 
 

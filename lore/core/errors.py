@@ -95,7 +95,7 @@ CODES: dict[str, Code] = {
     "BAD_REF": Code(
         "a REF is a web URL, group/project!12, !12 or #7",
         Exit.USAGE,
-        ("{command} '!{number}'", "{command} '#{number}'", "{command} --help"),
+        ("{again} '!{number}'", "{again} '#{number}'", "{command} --help"),
     ),
     "HOST_MISMATCH": Code("a REF or git remote on another host than LORE_GITLAB_URL", Exit.USAGE, ("lore doctor",)),
     "SEVERAL_PROJECTS": Code("a run is of one project, several were named", Exit.USAGE),
@@ -214,7 +214,7 @@ CODES: dict[str, Code] = {
         Exit.DETACHED,
         ("lore sync-runs --run-id {run_id} --follow", "lore cancel {run_id}"),
     ),
-    "INTERRUPTED": Code("stopped by Ctrl-C, or by `lore mcp` as it took too long", Exit.DETACHED),
+    "INTERRUPTED": Code("stopped by Ctrl-C or a signal, or by `lore mcp` as it took too long", Exit.DETACHED),
     "DEMO_FAILED": Code("the demo did not come to its end", Exit.BUG, ("lore demo --no-redis", "lore doctor")),
     "INTERNAL": Code("a bug of ours", Exit.BUG, ("lore doctor",)),
 }
@@ -249,7 +249,7 @@ class LoreError(Exception):
         self.actions: list[str] = list(actions) if actions is not None else actions_for(code, **context)
 
     @property
-    def exit(self) -> Exit:
+    def exit(self) -> int:
         """The exit status of a command that ends with this error."""
         return CODES[self.code].exit
 
@@ -330,9 +330,10 @@ class DemoError(LoreError):
         self._status = status
 
     @property
-    def exit(self) -> Exit:
-        """What ended the demo, else the code's own status."""
-        return Exit(self._status) if self._status in set(Exit) else CODES[self.code].exit
+    def exit(self) -> int:
+        """What ended the demo, a signal or one of our own statuses, else the code's."""
+        is_said = self._status > 128 or self._status in set(Exit)
+        return self._status if is_said else CODES[self.code].exit
 
 
 class RunError(LoreError):

@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +27,7 @@ START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 # Runs a program that knows nothing of us until our end of its standard input closes.
 _UNTIL_STDIN_CLOSES = ("sh", "-c", '"$@" & pid=$!; cat >/dev/null; kill "$pid"; wait "$pid"', "until-stdin-closes")
+_ENDS_US = (signal.SIGTERM, signal.SIGINT)
 ENTITIES = ("--mr", "12", "--issue", "7")
 
 
@@ -37,7 +38,7 @@ class TourError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Take the tour; return the exit status of its first command that failed, else 0."""
     options = _parser().parse_args(arguments)
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in _ENDS_US:
         signal.signal(signum, _end)
     with ExitStack() as stack:
         try:
@@ -146,15 +147,16 @@ def _start(
     """Start a process that ends with the tour, also when the tour itself is killed (its standard input closes)."""
     last = ["--until-stdin-closes"] if is_ours else []
     out = stack.enter_context(log.open("w", encoding="utf-8")) if log else None
-    process = subprocess.Popen(
-        [*command, *last],
-        env=environ,
-        stdin=subprocess.PIPE,
-        stdout=out or (subprocess.PIPE if is_ours else subprocess.DEVNULL),
-        stderr=subprocess.STDOUT if out else None,
-        text=True,
-    )
-    stack.callback(_stop, process, name)
+    with _signals_held_back():
+        process = subprocess.Popen(
+            [*command, *last],
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=out or (subprocess.PIPE if is_ours else subprocess.DEVNULL),
+            stderr=subprocess.STDOUT if out else None,
+            text=True,
+        )
+        stack.callback(_stop, process, name)
     return process
 
 
@@ -174,11 +176,31 @@ def _stop(process: subprocess.Popen[str], name: str) -> None:
 
 def _run(command: Sequence[str], environ: dict[str, str]) -> int:
     _say(f"$ {shlex.join(command)}")
-    return subprocess.run(command, env=environ, check=False, stdin=subprocess.DEVNULL).returncode
+    with ExitStack() as stack:
+        with _signals_held_back():
+            process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        return process.wait()
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let a signal wait for the end of the block: one between the start of a process and our note of it orphans it."""
+    came: list[int] = []
+    for signum in _ENDS_US:
+        signal.signal(signum, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for signum in _ENDS_US:
+            signal.signal(signum, _end)
+    if came:
+        _end(came[0], None)
 
 
 def _end(signum: int, frame: FrameType | None) -> None:

@@ -19,7 +19,7 @@ BAD_INPUTS = [
     ("iid -3", "lore-submit -p g/p --mr -3", {}, "BAD_IID", "'-3' is no iid"),
     ("iid abc", "lore-submit -p g/p --mr abc", {}, "BAD_IID", "'abc' is no iid"),
     ("ref with iid abc", "lore-submit -p g/p '!abc'", {}, "BAD_IID", "'abc' is no iid"),
-    ("no ref", "lore-submit -p g/p 12", {}, "BAD_REF", "try: lore-submit '!12'"),
+    ("no ref", "lore-submit -p g/p 12", {}, "BAD_REF", "try: lore-submit -p g/p '!12'"),
     ("no project in -p", "lore-submit -p 'a b' '!12'", {}, "BAD_REF", "names no project"),
     ("other host", "lore-submit https://gitlab.com/g/p/-/issues/7", {}, "HOST_MISMATCH", "https://gitlab.com"),
     ("two projects", "lore-submit 'g/p!12' 'g/q#7'", {}, "SEVERAL_PROJECTS", "try: lore-submit 'g/q#7'"),

@@ -66,6 +66,17 @@ def test_without_redis_no_wait_leaves_the_run_queued_and_names_the_worker(call: 
     assert robot.robot["warnings"][0]["code"] == "LEFT_QUEUED"
 
 
+@pytest.mark.parametrize(("options", "said"), [("", 1), ("--quiet", 0), ("--robot", 0)])
+def test_a_person_is_told_that_the_run_waits_for_a_lock(call: Caller, ledger: Ledger, options: str, said: int) -> None:
+    ledger.is_held = True
+
+    answer = call(f"lore-submit 'g/p!12' {options}")
+
+    line = f"waiting for the project's lock, which run {RUN_ID} holds; if its process is gone, the lock is free in 57 s"
+    assert answer.err.splitlines().count(line) == said
+    assert answer.err.count("waiting") == said
+
+
 def test_without_redis_ctrl_c_cancels_the_run(call: Caller, ledger: Ledger) -> None:
     ledger.raises["run_to_end"] = KeyboardInterrupt()
 
@@ -143,6 +154,19 @@ def test_without_a_live_worker_the_command_that_starts_one_is_named(call: Caller
         ("lore show '!12'", "NO_PROJECT", ["lore show --help"]),
         ("lore show here", "BAD_REF", ["lore show --help"]),
         ("lore show 12", "BAD_REF", ["lore show '!12'", "lore show '#12'", "lore show --help"]),
+        (
+            "lore show 12 --project='g/a b'",
+            "BAD_REF",
+            ["lore show -p 'g/a b' '!12'", "lore show -p 'g/a b' '#12'", "lore show --help"],
+        ),
+        (
+            "lore submit -p https://u:secret@gitlab.example.com/g/p 12",
+            "BAD_REF",
+            [
+                *(f"lore submit -p 'https://u:***@gitlab.example.com/g/p' '{ref}'" for ref in ("!12", "#12")),
+                "lore submit --help",
+            ],
+        ),
         ("lore submit 12", "BAD_REF", ["lore submit '!12'", "lore submit '#12'", "lore submit --help"]),
         ("lore timeline ' '", "EMPTY_QUERY", ["lore timeline --help"]),
         ("lore who ''", "USAGE", ["lore who --help"]),

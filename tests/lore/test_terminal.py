@@ -116,6 +116,31 @@ def test_on_100_columns_an_id_is_never_on_two_lines(monkeypatch: pytest.MonkeyPa
     assert run_id in plain(terminal.getvalue())
 
 
+LONG = {"kind": "surgical", "elapsed_ms": 1_200, "run_id": "20261125T101112.123-ab12cd34"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "project", "line"),
+    [
+        ("80", "g/sub/harbour", "surgical  failed  …/harbour  1/2  1.2 s  SURGICAL…"),
+        ("100", "g/sub/harbour", "surgical  failed  …/harbour  1/2  1.2 s  SURGICAL_PREFLIGHT_FAILED"),
+        ("100", "g/sub/a-harbour-of-ships", "surgical  failed  …/a-harbour-of-sh…  1/2  1.2 s  SURGICAL_PREFLIGHT_…"),
+        ("120", "g/sub/harbour", "surgical  failed  preflight  g/sub/harbour  1/2  1.2 s  SURGICAL_PREFLIGHT_FAILED"),
+    ],
+)
+def test_on_a_terminal_a_run_of_the_list_is_one_line_and_is_cut_where_it_must_be(
+    monkeypatch: pytest.MonkeyPatch, columns: str, project: str, line: str
+) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", columns)
+
+    show_runs([run_row(**LONG, project=project, error_code="SURGICAL_PREFLIGHT_FAILED")])
+
+    _, *lines = plain(terminal.getvalue()).splitlines()
+    assert len(lines) == 1
+    assert re.sub(" {2,}", "  ", lines[0]).rstrip() == f"{LONG['run_id']}  {line}"
+
+
 def test_a_list_of_runs_says_the_kind_of_each_and_no_stage_of_a_sync(capsys: pytest.CaptureFixture[str]) -> None:
     show_runs([run_row(kind=kind) for kind in ("surgical", "incremental", "prune")])
 

@@ -69,6 +69,37 @@ def test_without_redis_a_run_killed_before_its_commit_is_committed_by_the_next_c
     assert (status_of(run_id), status_of(orphan)) == ("succeeded", "succeeded")
 
 
+def test_who_waits_for_a_lock_is_told_once_whose_it_is_and_how_long_at_most(gitlab: FakeGitLab) -> None:
+    run_id = fetched(MR_12)
+    holder = fetched(ISSUE_7)
+    lease = commit._take_lock(holder)
+    assert lease is not None
+    of_a_process_that_is_gone = lease.owner.replace(":", ":9", 1)
+    ProjectLock.update(owner=of_a_process_that_is_gone).execute()
+    told: list[tuple[str, bool]] = []
+
+    def on_held(by: str, free_in_s: float) -> None:
+        told.append((by, 0 < free_in_s <= resources.settings().lock_lease_ms / 1000))
+        age(ProjectLock, 3_600_000, ProjectLock.until)
+
+    embedded.run_to_end(run_id, on_held=on_held)
+
+    assert told == [(holder, True)]
+    assert status_of(run_id) == "succeeded"
+
+
+def test_who_waits_for_a_lock_of_the_own_process_is_told_nothing(gitlab: FakeGitLab) -> None:
+    run_id = fetched(MR_12)
+    assert commit._take_lock(fetched(ISSUE_7)) is not None
+    told = []
+    lookout = embedded._Lookout(run_id, lambda *about: told.append(about))
+
+    for _ in range(3):
+        lookout.look()
+
+    assert told == []
+
+
 def test_who_does_no_work_marks_nothing_as_sent(gitlab: FakeGitLab) -> None:
     broker: Any = dramatiq.get_broker()
     broker.is_worked = False

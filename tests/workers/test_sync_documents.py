@@ -19,8 +19,8 @@ from models import base, fulltext, vectors
 from models import documents as tables
 from models.content import ENTITY_TABLES, DirtySource, Issue
 from models.documents import Document, Embedding
-from models.ledger import Run, RunDocument, RunEntity, SyncCursor
-from workers import commit, runs, syncing
+from models.ledger import Run, RunEntity, SyncCursor
+from workers import commit, embed, runs, syncing
 from workers.planning import limit_of_children
 
 EVERYTHING = RunOptions()
@@ -63,6 +63,10 @@ def spoil_documents_of(iid: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return real(source)
 
     monkeypatch.setattr(texts, "build", build)
+
+
+def is_down(texts: Sequence[str]) -> None:
+    raise EmbedderDownError("EMBEDDER_UNREACHABLE", "no answer from the embedder")
 
 
 def first_issue() -> int:
@@ -195,9 +199,147 @@ def test_what_a_cancelled_sync_committed_gets_its_documents_at_the_end_of_the_ne
     assert rows_of(DirtySource) == theirs
     built = {Entity(row.entity_type, row.iid) for row in Document.select()}
     assert built == set(world.entities()) - {of_a_person}
-    by_the_cancelled_one = RunDocument.select().where(RunDocument.run.in_(children(cancelled)))
-    to_embed = {row.document_id for row in vectors.pending(embedder.model)}
-    assert to_embed == {row.document_id for row in by_the_cancelled_one}
+    assert vectors.pending(embedder.model) == []
+
+
+def entities_to_embed(embedder: LetterEmbedder) -> set[Entity]:
+    ids = [row.document_id for row in vectors.pending(embedder.model)]
+    return {Entity(row.entity_type, row.iid) for row in Document.select().where(Document.id.in_(ids))}
+
+
+def build_and_cancel(world: World) -> str:
+    """Let a sync build its documents and be cancelled before it embedded them."""
+    world.settle()
+    run_id = open_sync(world)
+    drain(only=UNTIL_COMMITTED | {"sync_documents"})
+    runs.cancel(run_id)
+    return run_id
+
+
+@pytest.mark.invariant("I5")
+def test_what_a_cancelled_sync_built_is_embedded_at_the_end_of_the_next_one_and_nothing_else_is(
+    world: World, embedder: LetterEmbedder
+) -> None:
+    world.settle()
+    cancelled_by_a_person, not_to_be_embedded, built_again, *others = world.entities()
+    asked_for = submit(cancelled_by_a_person, project=world.project)
+    submit(not_to_be_embedded, project=world.project, embed=False)
+    drain(only={"preflight", "fetch", "commit", "documents"})
+    runs.cancel(asked_for)
+    build_and_cancel(world)
+    submit(built_again, project=world.project, embed=False)
+    drain(only={"preflight", "fetch", "commit", "documents"})
+    before = entities_to_embed(embedder)
+    world.asked.clear()
+
+    without = world.sync(options=RunOptions(embed=False))
+    between = entities_to_embed(embedder)
+    next_one = world.sync(options=EVERYTHING)
+    after = entities_to_embed(embedder)
+    embedder.embedded.clear()
+    last = world.sync(options=EVERYTHING)
+
+    assert before == between == set(world.entities())
+    assert after == {cancelled_by_a_person, not_to_be_embedded, built_again}
+    assert [status_of(run_id)[0] for run_id in (without, next_one, last)] == ["succeeded"] * 3
+    assert [path for path in world.asked if "/discussions?" in path] == []
+    counts = runs.read_run(next_one)["counts"]
+    assert (counts["total"], counts["ok"], counts["dirty_sources"]) == (len(others), len(others), 0)
+    assert counts["documents_embedded"] == sum(Entity(row.entity_type, row.iid) in others for row in Document.select())
+    assert (runs.read_run(last)["counts"]["total"], embedder.embedded) == (0, [])
+
+
+def test_what_a_failed_sync_did_not_come_to_embed_is_embedded_by_the_next_one(
+    world: World, embedder: LetterEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.settle()
+    with monkeypatch.context() as patch:
+        spoil_documents_of(world.entities()[0].iid, patch)
+        failed = world.sync(options=EVERYTHING)
+    before = entities_to_embed(embedder)
+    world.asked.clear()
+
+    next_one = world.sync(options=EVERYTHING)
+
+    assert (status_of(failed), status_of(next_one)) == (("failed", "DOCUMENTS_FAILED"), ("succeeded", None))
+    assert before
+    assert vectors.pending(embedder.model) == []
+    assert [path for path in world.asked if "/discussions?" in path] == []
+
+
+@pytest.mark.parametrize("trouble", [None, "fetch", "documents"])
+def test_an_entity_that_a_sync_fetches_and_also_takes_over_from_an_earlier_one_is_counted_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, trouble: str | None
+) -> None:
+    world.settle()
+    cancelled = open_sync(world)
+    drain(only=UNTIL_COMMITTED)
+    runs.cancel(cancelled)
+    world.settle()
+    iid, everything = first_issue(), len(world.entities())
+    world.step({"step": "edit", "kind": "issue", "iid": iid, "title": "A title of its own"})
+    if trouble == "fetch":
+        world.before_answer = lambda path: httpx.Response(403) if path.endswith(f"/issues/{iid}/discussions") else None
+
+    run_id = open_sync(world)
+    drain(only=UNTIL_COMMITTED)
+    drain(only={"sync_documents", "sync_embed"})
+    if trouble == "documents":
+        spoil_documents_of(iid, monkeypatch)
+    world.go_on(run_id)
+
+    counts = runs.read_run(run_id)["counts"]
+    failed = {None: 0, "fetch": 1, "documents": everything}[trouble]
+    assert (
+        sum(RunEntity.select().where(RunEntity.run == child.run_id).count() for child in children(run_id)) > everything
+    )
+    assert (counts["total"], counts["failed"], counts["ok"]) == (everything, failed, everything - failed)
+
+
+def test_what_a_person_embedded_of_a_cancelled_sync_is_nothing_to_the_next_one(
+    world: World, embedder: LetterEmbedder
+) -> None:
+    build_and_cancel(world)
+    embed.drain()
+
+    next_one = world.sync(options=EVERYTHING)
+
+    assert children(next_one) == []
+    assert vectors.pending(embedder.model) == []
+
+
+def test_what_a_sync_could_not_embed_for_an_earlier_one_is_not_tried_by_every_later_one(
+    world: World, embedder: LetterEmbedder
+) -> None:
+    build_and_cancel(world)
+    embedder.spoil = is_down
+
+    ended = [status_of(world.sync(options=EVERYTHING)) for _ in range(3)]
+
+    assert ended == [("failed", "EMBEDDER_UNREACHABLE"), ("succeeded", None), ("succeeded", None)]
+    assert entities_to_embed(embedder) == set(world.entities())
+
+
+@pytest.mark.parametrize("again", ["cancelled", "retried"])
+def test_what_a_sync_did_not_come_to_embed_for_an_earlier_one_is_embedded_once_by_whoever_takes_it_up_next(
+    world: World, embedder: LetterEmbedder, again: str
+) -> None:
+    build_and_cancel(world)
+    second = open_sync(world)
+    drain(only=UNTIL_COMMITTED | {"sync_documents"})
+    if again == "cancelled":
+        runs.cancel(second)
+    else:
+        embedder.spoil = is_down
+        world.go_on(second)
+        embedder.spoil = lambda texts: None
+        world.go_on(runs.retry(second).run_id)
+    world.asked.clear()
+
+    world.sync(options=EVERYTHING)
+
+    assert vectors.pending(embedder.model) == []
+    assert len(embedder.embedded) == len(set(embedder.embedded))
 
 
 def test_what_failed_in_the_documents_of_an_earlier_sync_is_left_to_its_retry(
@@ -299,9 +441,6 @@ def test_an_embedder_that_is_down_keeps_content_and_documents_of_a_sync(
     world: World, embedder: LetterEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_pages(monkeypatch)
-
-    def is_down(texts: Sequence[str]) -> None:
-        raise EmbedderDownError("EMBEDDER_UNREACHABLE", "no answer from the embedder")
 
     embedder.spoil = is_down
     run_id = world.sync(options=EVERYTHING)
