@@ -56,7 +56,8 @@ class Embedding(Table):
     """The vector of one chunk; it is searched only while `content_hash` is its document's.
 
     `vector` is float32, little endian, of unit length; `code` holds the signs of its numbers, a bit each. The wide
-    index lets every code of a model be read without the vectors.
+    index lets every code of a model be read without the vectors; on SQLite `code_blocks` has most of them once more,
+    see `models.codes`.
     """
 
     id = NeverReusedId()

@@ -77,16 +77,18 @@ def known(document_id: int, model: str) -> dict[str, Vector]:
     return {chunk_hash: Vector(chunk_hash, bytes(vector), bytes(code)) for chunk_hash, vector, code in rows}
 
 
-def write(document_id: int, content_hash: str, model: str, chunks: Sequence[Vector]) -> bool:
+def write(
+    document_id: int, content_hash: str, model: str, chunks: Sequence[Vector], *, is_rebuild: bool = False
+) -> bool:
     """Make these the vectors of a document, if its text is still the one they were made of; False: it is not.
 
-    A chunk that stays at its place keeps its row.
+    A chunk that stays at its place keeps its row, and so its vector, unless all are made anew.
     """
     # An UPDATE and not a SELECT: it locks the row, so that nobody builds the document anew until we are done.
     if not _LOCK.changed(document_id=document_id, content_hash=content_hash):
         return False
     before = dict(_CHUNKS.execute(document_id=document_id, model=model))
-    kept = {index for index, chunk in enumerate(chunks) if before.get(index) == chunk.chunk_hash}
+    kept = {index for index, chunk in enumerate(chunks) if before.get(index) == chunk.chunk_hash and not is_rebuild}
     gone = sorted(set(before) - kept)
     for start in range(0, len(gone), _CHUNK):
         some = Embedding.chunk_index.in_(gone[start : start + _CHUNK])

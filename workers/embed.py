@@ -185,14 +185,13 @@ class _Batch:
         done: list[int] = []
         while self.waiting or self.entities:
             made = self._compute()
-            changed = []
+            changed: list[int] = []
             with write():
                 before()
                 for document, chunks in made:
-                    if vectors.write(document.document_id, document.content_hash, self.embedder.model, chunks):
-                        done.append(document.document_id)
-                    else:
-                        changed.append(document.document_id)
+                    about = (document.document_id, document.content_hash, self.embedder.model)
+                    is_written = vectors.write(*about, chunks, is_rebuild=not self.reuses)
+                    (done if is_written else changed).append(document.document_id)
                 code = next((chunks[0].code for _, chunks in made if chunks), None)
                 if code is not None:
                     codes.seal(self.embedder.model, code_bytes=len(code))

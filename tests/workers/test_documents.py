@@ -599,6 +599,19 @@ def test_another_model_is_never_mixed_in_and_a_rebuild_removes_the_earlier(
     assert not vectors.has_other_models(embedder.model)
 
 
+def test_a_rebuild_makes_every_vector_anew_also_of_a_model_that_kept_its_name(
+    gitlab: FakeGitLab, embedder: LetterEmbedder
+) -> None:
+    submit(ISSUE_7)
+    drain()
+    right = [bytes(row.vector) for row in Embedding.select().order_by(Embedding.document_id)]
+    Embedding.update(vector=b"of earlier weights", code=b"...").execute()
+
+    embed.drain(rebuild=True)
+
+    assert [bytes(row.vector) for row in Embedding.select().order_by(Embedding.document_id)] == right
+
+
 def test_the_documents_of_a_row_that_gitlab_no_longer_has_go(gitlab: FakeGitLab) -> None:
     submit(ISSUE_7)
     drain()
