@@ -231,21 +231,6 @@ def read() -> Iterator[None]:
 
 
 @contextmanager
-def without_waiting() -> Iterator[None]:
-    """Send the block's statements one behind the other; wait for answers where one is read, and at the end for all.
-
-    Over a network a statement waits for its answer longer than for its work. An error shows at the latest at the end
-    of the block, whose statements cannot be told apart then. SQLite has no network.
-    """
-    if not is_postgresql():
-        yield
-        return
-    # An error of an earlier statement comes from the driver itself.
-    with peewee.__exception_wrapper__, database.obj.connection().pipeline():
-        yield
-
-
-@contextmanager
 def storage_errors() -> Iterator[None]:
     """Rename what the driver raises: BusyError for what may pass, StorageError for the rest."""
     try:

@@ -23,7 +23,7 @@ from lore.core import payloads, plan, runs, staleness
 from lore.core.errors import BusyError, Failure, LoreError
 from lore.logs import get_logger
 from models import ingest, locks, statements
-from models.base import clock, is_postgresql, now_ms, read, without_waiting, write
+from models.base import clock, is_postgresql, now_ms, read, write
 from models.content import ENTITY_TABLES
 from models.ledger import Run, RunEntity
 from models.locks import Lease, ProjectLock
@@ -186,8 +186,7 @@ def _write(work: _Work) -> bool:
         landing.land(run)
         for entity in entities:
             work.entity = entity
-            with without_waiting():
-                _write_entity(work, entity)
+            _write_entity(work, entity)
         work.entity = None
         rows = _rows_so_far(run, work)
         moves.count(work.run_id, rows=rows, lock_wait_ms=waited_ms)
@@ -222,8 +221,7 @@ def _write_piece(work: _Work, entities: list[plan.Entity]) -> None:
         if written and time.monotonic() > until:
             break
         work.entity = entity
-        with without_waiting():
-            _write_entity(work, entity)
+        _write_entity(work, entity)
         written.append(entity)
     work.entity = None
     landing.pay(work.lease.project_id, written)
