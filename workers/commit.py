@@ -141,10 +141,10 @@ def _try_to_take(run_id: str) -> Lease | _Busy | None:
 
 def _take(run: Run) -> Lease | None:
     if is_postgresql():
-        # A holder inside its transaction has the row locked; wait for the hand-over, not here.
-        ProjectLock.insert(project=run.project_id).on_conflict_ignore().execute()
-        free = ProjectLock.select(ProjectLock.project).where(ProjectLock.project == run.project_id)
-        if free.for_update("FOR UPDATE", skip_locked=True).tuples().first() is None:
+        # A holder inside its transaction has the row locked; wait for the hand-over, not here. An INSERT would wait for
+        # the row too, if only to find that there is nothing to do.
+        row = ProjectLock.select(ProjectLock.project).where(ProjectLock.project == run.project_id)
+        if row.for_update("FOR UPDATE", skip_locked=True).tuples().first() is None and row.exists():
             return None
     owner = f"{run.run_id}/{resources.whoami()}/{uuid.uuid4().hex[:8]}"
     return locks.take(run.project_id, owner=owner, lease_ms=resources.settings().lock_lease_ms)

@@ -190,12 +190,12 @@ def test_a_pause_that_outlasts_the_deadline_fails_at_once_with_its_cause(gitlab:
     assert (gitlab.asked, open_tasks()) == ([], 0)
 
 
-def test_a_sweeper_does_not_wait_for_a_commit_that_outlasts_its_lease(
-    gitlab: FakeGitLab, settings: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one write lock for everybody
+@pytest.mark.parametrize("other", ["a sweeper", "another run's commit"])
+def test_nobody_waits_for_a_commit_that_outlasts_its_lease(
+    gitlab: FakeGitLab, settings: Any, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    if not is_postgresql():
-        return  # SQLite has one write lock, which everybody waits for, up to the busy time-out
-    run_id = fetched(MR_12)
+    run_id, waiting = fetched(MR_12), fetched(ISSUE_7)
     age(Run, 600_000, Run.sent_at)
     # Others cannot see that the transaction renewed its lease: to them it is over at once.
     resources.configure(dataclasses.replace(settings, lock_lease_ms=1))
@@ -218,8 +218,12 @@ def test_a_sweeper_does_not_wait_for_a_commit_that_outlasts_its_lease(
         assert inside.wait(60)
         with read():
             assert findings.is_lock_free(Run.get_by_id(run_id).project_id, now_ms() + 10)
+        database.execute_sql("SET lock_timeout = 500")  # whoever waits is told so
 
-        upkeep.sweep()
+        if other == "a sweeper":
+            upkeep.sweep()
+        else:
+            commit.commit.fn(waiting)
 
         assert thread.is_alive()
     finally:
