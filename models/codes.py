@@ -19,7 +19,7 @@ from models.fulltext import Filters, expected
 _BATCH: Final = 100_000
 # As the triggers of migration 0006 have it.
 _BLOCK: Final = 512
-# A write that touched more leaves the rest to the next: until then they are read from the rows.
+# So that nobody waits long for the write lock.
 _SEALED_AT_ONCE: Final = 8
 _CHUNK: Final = 500
 _MAX_NEAR: Final = 2_500
@@ -64,29 +64,35 @@ def read_codes(model: str, *, after_id: int, code_bytes: int) -> Iterator[Codes]
     yield from _read_rows(model, after_id, _NO_END, code_bytes)
 
 
-def seal(model: str, *, code_bytes: int) -> None:
-    """Write some of the blocks that are full and not there, in the caller's transaction, which has written vectors.
+def seal(model: str) -> bool:
+    """Write some of the blocks that are full and not there, in the caller's transaction; True: there are more.
 
-    PostgreSQL has none: a block could be written without the rows that another transaction is still writing into it.
+    Codes as long as the newest. PostgreSQL has no blocks: one could be written without the rows that another
+    transaction is still writing into it.
     """
     if is_postgresql():
-        return
+        return False
+    sql = "SELECT id, length(code) FROM embeddings WHERE model = ? ORDER BY id DESC LIMIT 1"
+    newest = database.execute_sql(sql, (model,)).fetchone()
+    if newest is None:
+        return False
+    last, code_bytes = newest
     # The last one still grows; into one before it no row ever comes, as an id is greater than all that were there.
-    last = (_least_or_most("max", model, 0, _NO_END) or 1) - 1
-    growing = last // _BLOCK
+    growing = (last - 1) // _BLOCK
     sql = "SELECT block FROM code_blocks WHERE model = ? AND block < ? AND code_bytes = ? ORDER BY block"
     first, left = 0, _SEALED_AT_ONCE
     for sealed in [*(row[0] for row in database.execute_sql(sql, (model, growing, code_bytes))), growing]:
-        while first < sealed and (found := _least_or_most("min", model, first * _BLOCK, sealed * _BLOCK)) is not None:
+        while first < sealed and (found := _least(model, first * _BLOCK, sealed * _BLOCK)) is not None:
             if not left:
-                return
+                return True
             _write_block(model, (found - 1) // _BLOCK, code_bytes)
             first, left = (found - 1) // _BLOCK + 1, left - 1
         first = sealed + 1
+    return False
 
 
-def _least_or_most(which: str, model: str, after_id: int, last_id: int) -> int | None:
-    sql = f"SELECT {which}(id) FROM embeddings WHERE model = ? AND id > ? AND id <= ?"
+def _least(model: str, after_id: int, last_id: int) -> int | None:
+    sql = "SELECT min(id) FROM embeddings WHERE model = ? AND id > ? AND id <= ?"
     found: int | None = database.execute_sql(sql, (model, after_id, last_id)).fetchone()[0]
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import msgspec
 
 _NOW: Final = "now"
+_ROWS_AT_ONCE: Final = 200
 
 
 class _Given(str):
@@ -93,6 +95,22 @@ def insert(table: type[Table], columns: Mapping[str, Any]) -> int:
         _insert_sql(table._meta.table_name, tuple(columns), is_postgresql=is_postgresql()), tuple(columns.values())
     )
     return int(cursor.fetchone()[0] if is_postgresql() else cursor.lastrowid)
+
+
+def insert_many(table: type[Table], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows that no row is in the way of, by the names of their columns, all with the same ones in one order."""
+    if not rows:
+        return
+    names = tuple(rows[0])
+    values = list(map(itemgetter(*names), rows))
+    if not is_postgresql():
+        database.execute_many(_insert_sql(table._meta.table_name, names, is_postgresql=False), values)
+        return
+    for start in range(0, len(values), _ROWS_AT_ONCE):
+        some = values[start : start + _ROWS_AT_ONCE]
+        marks = ", ".join([f"({', '.join(['%s'] * len(names))})"] * len(some))
+        columns = ", ".join(f'"{name}"' for name in names)
+        database.execute_sql(f"INSERT INTO {table._meta.table_name} ({columns}) VALUES {marks}", list(chain(*some)))
 
 
 def update(table: type[Table], row_id: int, columns: Mapping[str, Any]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import peewee
 
 from models import codes
 from models.documents import Document, Embedding
-from models.statements import Prepared, given, insert
+from models.statements import Prepared, given, insert_many
 
 _CHUNK = 200
 
@@ -82,24 +82,24 @@ def write(
 ) -> bool:
     """Make these the vectors of a document, if its text is still the one they were made of; False: it is not.
 
-    A chunk that stays at its place keeps its row, and so its vector, unless all are made anew.
+    A chunk that stays at its place keeps its row, and so its vector, unless that has another number of dimensions, or
+    all are made anew.
     """
     # An UPDATE and not a SELECT: it locks the row, so that nobody builds the document anew until we are done.
     if not _LOCK.changed(document_id=document_id, content_hash=content_hash):
         return False
-    before = dict(_CHUNKS.execute(document_id=document_id, model=model))
-    kept = {index for index, chunk in enumerate(chunks) if before.get(index) == chunk.chunk_hash and not is_rebuild}
+    before = {index: tuple(about) for index, *about in _CHUNKS.execute(document_id=document_id, model=model)}
+    new = [(chunk.chunk_hash, len(chunk.code)) for chunk in chunks]
+    kept = {index for index, about in enumerate(new) if before.get(index) == about and not is_rebuild}
     gone = sorted(set(before) - kept)
     for start in range(0, len(gone), _CHUNK):
         some = Embedding.chunk_index.in_(gone[start : start + _CHUNK])
         Embedding.delete().where(Embedding.document == document_id, Embedding.model == model, some).execute()
     if kept:
         _KEEP.execute(document_id=document_id, model=model, content_hash=content_hash)
-    for index, chunk in enumerate(chunks):
-        if index not in kept:
-            about = {"document_id": document_id, "chunk_index": index, "model": model, "content_hash": content_hash}
-            made = {"chunk_hash": chunk.chunk_hash, "code": chunk.code, "vector": chunk.vector}
-            insert(Embedding, about | made)
+    common = {"document_id": document_id, "model": model, "content_hash": content_hash}
+    rows = [common | {"chunk_index": index, **asdict(one)} for index, one in enumerate(chunks) if index not in kept]
+    insert_many(Embedding, rows)
     return True
 
 
@@ -139,5 +139,9 @@ _LOCK: Final = Prepared(
 _KNOWN: Final = Prepared(
     lambda: Embedding.select(Embedding.chunk_hash, Embedding.vector, Embedding.code).where(*_OF_DOCUMENT)
 )
-_CHUNKS: Final = Prepared(lambda: Embedding.select(Embedding.chunk_index, Embedding.chunk_hash).where(*_OF_DOCUMENT))
+_CHUNKS: Final = Prepared(
+    lambda: Embedding.select(
+        Embedding.chunk_index, Embedding.chunk_hash, peewee.fn.LENGTH(Embedding.code).coerce(False)
+    ).where(*_OF_DOCUMENT)
+)
 _KEEP: Final = Prepared(lambda: Embedding.update({Embedding.content_hash: given("content_hash")}).where(*_OF_DOCUMENT))

@@ -89,6 +89,8 @@ def _embed_all(held: stages.Held) -> None:
         if batch.is_full:
             done += batch.write(before=lambda: stages.renew(held), after=end)
     done += batch.write(before=lambda: stages.renew(held), after=end)
+    if done:
+        _seal(embedder.model, before=lambda: stages.renew(held))
     with write():
         stages.renew(held)
         moves.count(held.run_id, documents_embedded=len(done))
@@ -139,7 +141,17 @@ def drain(*, rebuild: bool = False, on_progress: Callable[[int], None] | None = 
     if rebuild:
         with write():
             deleted = vectors.delete_models_but(embedder.model)
+    _seal(embedder.model)
     return {"documents": documents_embedded, "vectors_deleted": deleted}
+
+
+def _seal(model: str, *, before: Callable[[], None] = lambda: None) -> None:
+    """Have the next search read what was written in blocks; between two of the transactions others can write."""
+    is_left = True
+    while is_left:
+        with write():
+            before()
+            is_left = codes.seal(model)
 
 
 def _everything(model: str, *, rebuild: bool) -> Iterator[list[Pending]]:
@@ -192,9 +204,6 @@ class _Batch:
                     about = (document.document_id, document.content_hash, self.embedder.model)
                     is_written = vectors.write(*about, chunks, is_rebuild=not self.reuses)
                     (done if is_written else changed).append(document.document_id)
-                code = next((chunks[0].code for _, chunks in made if chunks), None)
-                if code is not None:
-                    codes.seal(self.embedder.model, code_bytes=len(code))
                 if not changed:
                     after(self.entities)
             self.waiting = []

@@ -6,7 +6,7 @@ import peewee
 
 
 def up(migrator: Any, db: peewee.Database) -> None:
-    """Add the table, and what deletes a block as soon as it is not what the rows are; the embedding fills it."""
+    """Add the table, and what deletes a block as soon as it is not what the rows are; whoever embeds fills it."""
     if isinstance(db, peewee.PostgresqlDatabase):
         return
     for statement in _SQLITE:
@@ -19,7 +19,8 @@ def up(migrator: Any, db: peewee.Database) -> None:
 _SQLITE = (
     "CREATE TABLE code_blocks (model TEXT NOT NULL, block INTEGER NOT NULL, code_bytes INTEGER NOT NULL,"
     " ids BLOB NOT NULL, documents BLOB NOT NULL, codes BLOB NOT NULL, PRIMARY KEY (model, block, code_bytes))",
-    # Triggers, so that no statement that writes a vector, also none that deletes its document, can leave a block wrong.
+    # Triggers, so that no statement that writes a vector, also none that deletes its document, can leave a block wrong:
+    # but a REPLACE, of which SQLite tells no trigger what it deletes.
     "CREATE TRIGGER embeddings_inserted AFTER INSERT ON embeddings BEGIN"
     " DELETE FROM code_blocks WHERE model = NEW.model AND block = (NEW.id - 1) >> 9; END",
     "CREATE TRIGGER embeddings_deleted AFTER DELETE ON embeddings BEGIN"

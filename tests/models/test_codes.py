@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peewee import fn
+from support import ISSUE_7, FakeGitLab, LetterEmbedder, drain, submit
 
 from models import codes, vectors
 from models.base import database, is_postgresql, now_ms, read, write
@@ -94,10 +95,9 @@ def blocks(model: str = MODEL) -> list[int]:
     ]
 
 
-def seal(model: str = MODEL, *, times: int = 1, code_bytes: int = 2) -> None:
-    for _ in range(times):
-        with write():
-            codes.seal(model, code_bytes=code_bytes)
+def seal(model: str = MODEL) -> bool:
+    with write():
+        return codes.seal(model)
 
 
 def test_what_is_read_is_what_the_rows_are_sealed_or_not(project: int) -> None:
@@ -170,14 +170,14 @@ def test_a_write_that_keeps_every_chunk_keeps_the_block(project: int) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_write_seals_a_few_and_the_next_ones_the_rest(project: int) -> None:
+def test_a_few_are_sealed_at_once_and_whether_there_are_more_is_told(project: int) -> None:
     embed(documents(project, 12 * BLOCK))
 
-    seal()
+    is_left = seal()
     few = blocks()
-    seal()
 
-    assert (few, blocks()) == ([*range(8)], [*range(11)])
+    assert (is_left, few) == (True, [*range(8)])
+    assert (seal(), blocks()) == (False, [*range(11)])
     Embedding.delete().where(Embedding.id.in_([3, 3 * BLOCK, 5 * BLOCK])).execute()
     assert blocks() == [1, 3, *range(5, 11)]
     seal()
@@ -190,8 +190,8 @@ def test_where_there_is_nothing_no_block_is_written(project: int) -> None:
     mine = documents(project, 3 * BLOCK)
     embed(mine)
     embed(mine, model=OTHER)
-    seal(times=2)
-    seal(OTHER, times=2)
+    seal()
+    seal(OTHER)
 
     assert (blocks(), blocks(OTHER)) == ([0, 1], [3, 4])
     Embedding.delete().where(Embedding.model == MODEL, Embedding.id <= 2 * BLOCK).execute()
@@ -204,14 +204,13 @@ def test_where_there_is_nothing_no_block_is_written(project: int) -> None:
 def test_codes_of_another_length_are_in_blocks_of_their_own(project: int) -> None:
     mine = documents(project, 2 * BLOCK + 1)
     embed(mine[::2])
+    seal()
     embed(mine[1::2], code_bytes=3)
     seal()
-    seal(code_bytes=3)
-    seal(code_bytes=4)
 
     for code_bytes in (2, 3, 4):
         assert as_read(code_bytes=code_bytes) == of_rows(code_bytes=code_bytes)
-    assert blocks() == [0, 0, 0, 1, 1, 1]
+    assert blocks() == [0, 0, 1]
 
 
 def test_deleting_other_models_leaves_none_of_their_blocks(project: int) -> None:
@@ -244,6 +243,24 @@ def test_whoever_embeds_seals_what_is_full(project: int, embedder: Any) -> None:
     assert as_read(embedder.model, code_bytes=code_bytes) == of_rows(embedder.model, code_bytes=code_bytes)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_whatever_was_left_to_be_sealed_is_sealed_by_who_embeds_next(
+    project: int, gitlab: FakeGitLab, embedder: LetterEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codes, "_SEALED_AT_ONCE", 1)
+    embed(documents(project, 3 * BLOCK), model=embedder.model, code_bytes=4)
+    submit(ISSUE_7)
+
+    drain()
+
+    assert blocks(embedder.model) == [0, 1, 2]
+    Embedding.delete().where(Embedding.id.in_([7, BLOCK + 7])).execute()
+    assert blocks(embedder.model) == [2]
+    embedding.drain()  # though nothing is pending but the two
+    assert blocks(embedder.model) == [0, 1, 2]
+    assert as_read(embedder.model, code_bytes=4) == of_rows(embedder.model, code_bytes=4)
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("embed"), st.sampled_from([MODEL, OTHER]), st.integers(1, 700)),
@@ -264,7 +281,8 @@ def test_whatever_happened_the_blocks_are_what_the_rows_are(project: int, steps:
         if what == "embed":
             embed(documents(project, many), model=one)
         elif what == "seal":
-            seal(one, times=many)
+            for _ in range(many):
+                seal(one)
         else:
             table: Any = Document if what == "delete documents" else Embedding
             least = (table.select(table.id).order_by(table.id).limit(1).scalar() or 0) + one

@@ -8,6 +8,7 @@ from typing import Any
 import peewee
 import psycopg
 import pytest
+from support import statements
 
 from models import base, codes, schema, vectors
 from models.base import now_ms, write
@@ -124,6 +125,27 @@ def test_the_same_written_twice_changes_nothing(project: int) -> None:
 
     assert put(mine, "a", "a", "b")
     assert rows(mine) == once
+
+
+def test_a_vector_of_another_number_of_dimensions_takes_the_place_of_the_earlier(project: int) -> None:
+    mine = document(project, 1)
+    put(mine, "a", "b")
+    longer = Vector("a", b"longer vector", code=b"\x01\xff\x03")
+
+    with write():
+        assert vectors.write(mine, "hash of text", MODEL, [longer, chunk("b")])
+
+    assert vectors.known(mine, MODEL) == {"a": longer, "b": chunk("b")}
+
+
+def test_many_chunks_are_written_by_few_statements(project: int) -> None:
+    mine = document(project, 1)
+
+    with statements() as counted:
+        put(mine, *(f"c{number}" for number in range(450)))
+
+    assert len(counted.seen) < 10
+    assert len(rows(mine)) == 450
 
 
 def test_vectors_are_known_by_the_hash_of_their_chunk_also_of_an_earlier_text(project: int) -> None:
