@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -110,13 +111,17 @@ def _carry_on(
     quiet: bool,
 ) -> LoreError | None:
     """Do the sync here, or wait for the workers that do; return what it ended with."""
+    from lore.terminal import say_looking
     from workers import syncing
 
     run_id = opened.run_id
+    on_wait = None if quiet or call.is_robot else partial(say_looking, run_id)
     nobody = None
     if not settings.is_embedded:
-        nobody = (_nobody_for_long if will_wait else _nobody)(runs, run_id, needed)
-    if not opened.is_new and (syncing.is_worked_on(run_id) if settings.is_embedded else nobody is None):
+        nobody = _nobody_for_long(runs, run_id, needed, on_wait) if will_wait else _nobody(runs, run_id, needed)
+    if not opened.is_new and (
+        syncing.is_worked_on(run_id, on_wait=on_wait) if settings.is_embedded else nobody is None
+    ):
         # It does what we would do: to run beside it would only ask for everything twice.
         if not quiet:
             call.warn("SYNC_ACTIVE", f"a sync of {opened.project} is under way already: {run_id}")
@@ -173,14 +178,16 @@ def _wait(runs: ModuleType, run_id: str, needed: Sequence[str], on_change: Calla
             return nobody
 
 
-def _nobody_for_long(runs: ModuleType, run_id: str, needed: Sequence[str]) -> LoreError | None:
+def _nobody_for_long(
+    runs: ModuleType, run_id: str, needed: Sequence[str], on_wait: Callable[[float], None] | None = None
+) -> LoreError | None:
     """Do as `_nobody`, and look twice: a worker or a Redis that is started anew is soon there again.
 
     A process that works without Redis is no worker, and says that it is at it.
     """
     from workers import syncing
 
-    if _nobody(runs, run_id, needed) is None or syncing.is_worked_on(run_id):
+    if _nobody(runs, run_id, needed) is None or syncing.is_worked_on(run_id, on_wait=on_wait):
         return None
     return _nobody(runs, run_id, needed)
 

@@ -358,6 +358,11 @@ def watching_sync(
         yield refresh
 
 
+def say_looking(run_id: str, left_s: float) -> None:
+    """Say on standard error that it is not known yet whether another process is at a sync, and for how long."""
+    _write(sys.stderr, f"sync {visible(run_id)} is open; looking for {left_s:.0f} s at most whether anybody is at it")
+
+
 def say_held(run_id: str, free_in_s: float) -> None:
     """Say on standard error why nothing gets on: on a terminal the line comes to stand above the bar."""
     until = f"if its process is gone, the lock is free in {free_in_s:.0f} s"

@@ -75,6 +75,22 @@ def test_a_sync_killed_at_any_moment_goes_on_where_it_was(demo: Demo, database_u
     assert stats["requests"] < 4_150 + 300
 
 
+@pytest.mark.parametrize("options", [(), ("--quiet",)])
+def test_people_are_told_that_a_killed_sync_is_looked_at(tmp_path: Path, options: tuple[str, ...]) -> None:
+    with spawn("tiny", 1) as demo:
+        env = environment(tmp_path, demo, f"sqlite://{tmp_path}/lore.db")
+        demo.latency(100)
+        process = begin(env, demo, requests=5)
+        process.kill()
+        process.communicate()
+
+        again = command("sync", "--no-docs", "--no-embed", *options)
+        done = subprocess.run(again, check=False, env=env, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done
+    assert len(re.findall(r"sync \S+ is open; looking for \d+ s at most", done.stderr)) == (not options)
+
+
 def test_two_syncs_at_once_the_second_says_so_and_does_nothing(demo: Demo, database_url: str, tmp_path: Path) -> None:
     env = environment(tmp_path, demo, database_url)
     first = begin(env, demo, requests=200)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ log = get_logger(__name__)
 # Whoever works on a sync says so every second; a process that a long write holds up is not taken for dead.
 SILENT_MS = 10_000
 _LOOK_EVERY_S = 0.2
+_SAID_AFTER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -267,11 +268,16 @@ def unembedded_by_earlier(run_id: str, project_id: int) -> dict[Entity, list[int
     return found
 
 
-def is_worked_on(run_id: str) -> bool:
+def is_worked_on(run_id: str, *, on_wait: Callable[[float], None] | None = None) -> bool:
     """Tell whether some process is at this sync; waits a moment for a sign of life.
 
     Without Redis nobody else takes a sync up by itself, so whoever asks may adopt one that is nobody's.
+
+    Args:
+        run_id: An open sync.
+        on_wait: Called once when the answer is still not known after a second, with how many seconds more it may take.
     """
+    began = time.monotonic()
     with read():
         seen = Run.select(Run.stage_at).where(Run.run_id == run_id).scalar()
     while True:
@@ -282,6 +288,9 @@ def is_worked_on(run_id: str) -> bool:
             return True
         if row[0] + SILENT_MS < now:
             return False
+        if on_wait is not None and time.monotonic() - began > _SAID_AFTER_S:
+            on_wait((row[0] + SILENT_MS - now) / 1000)
+            on_wait = None
         time.sleep(_LOOK_EVERY_S)
 
 
