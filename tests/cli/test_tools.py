@@ -169,6 +169,6 @@ def test_the_tour_of_a_bare_source_tree_says_to_install_that_as_its_commands_are
 
     tour, served = call("lore demo --robot"), call("lore demo --serve --robot")
 
-    assert (tour.status, tour.json["error"]["code"]) == (Exit.CONFIGURATION, "MISSING_EXTRA")
-    assert tour.json["error"]["actions"][0].endswith("[demo]'")
+    assert (tour.status, tour.robot["error"]["code"]) == (Exit.CONFIGURATION, "MISSING_EXTRA")
+    assert tour.robot["error"]["actions"][0].endswith("[demo]'")
     assert (served.status, ran) == (0, ["lore.demo"])
