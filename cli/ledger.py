@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import TYPE_CHECKING
+
 import click
 
-from cli.following import carry_on, progress, report, wait
+from cli.following import carry_on, noting_ctrl_c, progress, report, wait
 from cli.opening import given, open_ledger, open_workers
 from cli.shapes import RUN, RUN_AND_ENTITIES, WHOLE, either, mapping, record, rows
-from lore.door import Acting, Call, Door, Tool
+from lore.door import Acting, Call, Door, Tool, works_long
+
+if TYPE_CHECKING:
+    from lore.settings import Settings
 
 
 @click.command(
@@ -89,7 +95,8 @@ def cancel(call: Call, run: str) -> None:
 def sweep(call: Call) -> None:
     """Move on every run that was left behind.
 
-    Workers and runs without Redis do so themselves, every second.
+    Workers do so themselves, every second. Without Redis nobody else takes up what a killed process left: it is done
+    here, to its end, once nobody has touched it for a minute.
     """
     settings = call.settings()
     open_workers(settings, needs_token=False)
@@ -97,7 +104,24 @@ def sweep(call: Call) -> None:
     from lore.terminal import show_fields
     from workers import upkeep
 
-    counts = upkeep.sweep()
-    if not settings.is_embedded:
+    counts = Counter(upkeep.sweep())
+    if settings.is_embedded:
+        counts["taken_up"] = _take_up(settings)
+    else:
         workers.require_broker()
+    counts = +counts  # without what did nothing
     call.done({"swept": counts}, show=lambda: show_fields(counts, title="swept" if counts else "nothing to sweep"))
+
+
+def _take_up(settings: Settings) -> int:
+    """Do, in this process, what killed ones left; return how many runs that were. Ctrl-C leaves the rest as it is."""
+    from workers import embedded, findings
+
+    silent_ms = max(settings.lock_lease_ms, settings.claim_lease_ms)
+    can_fetch = settings.gitlab_token is not None
+    left = findings.left_behind(settings.gitlab_url, silent_ms=silent_ms, can_fetch=can_fetch)
+    works_long()
+    for run_id in left:
+        with noting_ctrl_c() as was_pressed:
+            embedded.run_to_end(run_id, threads=settings.gitlab_concurrency, is_interrupted=was_pressed)
+    return len(left)

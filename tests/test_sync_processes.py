@@ -47,11 +47,10 @@ def lore(env: dict[str, str], *argv: str) -> tuple[int, Any]:
     return done.returncode, json.loads(done.stdout)
 
 
-def begin(env: dict[str, str], demo: Demo, *, requests: int) -> subprocess.Popen[bytes]:
-    """Begin a sync and let it make so many requests."""
-    process = subprocess.Popen(
-        command("sync", "--no-docs", "--no-embed", "--quiet"), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def begin(env: dict[str, str], demo: Demo, *words: str, requests: int) -> subprocess.Popen[bytes]:
+    """Begin a sync, or another command, and let it make so many requests."""
+    argv = command(*(words or ("sync",)), "--no-docs", "--no-embed", "--quiet")
+    process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until = time.monotonic() + 60
     while demo.stats()["requests"] < requests:
         assert process.poll() is None, process.communicate()
@@ -73,6 +72,35 @@ def test_a_sync_killed_at_any_moment_goes_on_where_it_was(demo: Demo, database_u
     assert run["counts"]["ok"] == 650
     # All 650 entities have 4,150 endpoints; what was in flight or staged in a child that had to begin anew is little.
     assert stats["requests"] < 4_150 + 300
+
+
+@pytest.mark.parametrize("words", [("submit", "--mr", "1", "--mr", "2", "--issue", "1"), ("sync",)])
+def test_what_a_killed_process_left_is_done_by_a_sweep(
+    database_url: str, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    with spawn("tiny", 1) as demo:
+        env = environment(tmp_path, demo, database_url, LORE_LOCK_LEASE="5s", LORE_CLAIM_LEASE="5s")
+        demo.latency(100)
+        process = begin(env, demo, *words, requests=3)
+        process.kill()
+        process.communicate()
+        swept: list[int] = []
+
+        def is_done() -> bool:
+            status, answer = lore(env, "sweep")
+            assert status == 0, answer
+            swept.append(answer["data"]["swept"].get("taken_up", 0))
+            return bool(swept[-1])
+
+        wait_until(is_done, "a sweep takes the run up")
+
+        (run,) = lore(env, "sync-runs")[1]["data"]["runs"]
+    assert (run["status"], run["counts"]["ok"]) == ("succeeded", run["counts"]["total"]), (
+        run["error_code"],
+        run["error_message"],
+        swept,
+    )
+    assert lore(env, "sweep")[1]["data"]["swept"] == {}
 
 
 @pytest.mark.parametrize("options", [(), ("--quiet",)])

@@ -12,7 +12,7 @@ import peewee
 
 from lore.core import runs
 from models.base import clock, now_ms, read
-from models.ledger import Run, RunEntity
+from models.ledger import Project, Run, RunEntity
 from models.locks import ProjectLock
 from models.queue import StagedPayload, Task
 
@@ -179,6 +179,36 @@ def left_open(scope: Scope) -> list[str]:
     entities = RunEntity.select(Run.run_id).join(Run).where(RunEntity.status == runs.PENDING, *has_ended)
     pages = StagedPayload.select(Run.run_id).join(Task).join(Run).where(*has_ended)
     return sorted({row[0] for query in (tasks, entities, pages) for row in query.distinct().limit(BATCH).tuples()})
+
+
+def left_behind(gitlab_url: str, *, silent_ms: int, can_fetch: bool) -> list[str]:
+    """Return the runs that nobody has touched for so long, the oldest first: without Redis their process is gone.
+
+    A process that only waits, for a lock or for GitLab, may be taken for one that is gone; to work beside it is safe.
+
+    Args:
+        gitlab_url: Only runs of this GitLab; what another one's settings are good for is not known here.
+        silent_ms: As long as a lease.
+        can_fetch: Also runs that have not got all answers yet.
+    """
+    statuses = runs.OPEN_STATUSES if can_fetch else (runs.COMMITTING, runs.DOCUMENTS, runs.EMBEDDING)
+    is_child = Run.parent_run_id.is_null(False) & Run.retry_of.is_null()  # done with its sync
+    columns = (Run.run_id, Run.created_at, Run.stage_at, Run.sent_at, Run.stage_until)
+    with read():
+        now = now_ms()
+        rows = (
+            Run.select(*columns)
+            .join(Project)
+            .where(Run.status.in_(statuses), ~is_child, Project.gitlab_url == gitlab_url)
+            .order_by(Run.created_at)
+        )
+        silent = [row[0] for row in rows.tuples() if max(at or 0 for at in row[1:]) + silent_ms < now]
+        return [run_id for run_id in silent if not _has_live_claim(Scope(run_id), now)]
+
+
+def _has_live_claim(scope: Scope, now: int) -> bool:
+    claimed = Task.select(Task.id).where(Task.status == runs.CLAIMED, Task.claimed_until >= now)
+    return bool(claimed.where(*scope.of(Task.scope_run)).exists())
 
 
 def old_runs(keep_ms: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dramatiq
 import pytest
 from support import (
+    GITLAB_URL,
     ISSUE_7,
     MR_12,
     FakeGitLab,
@@ -22,7 +23,7 @@ from models.base import now_ms
 from models.ledger import Run, RunEntity
 from models.locks import ProjectLock
 from models.queue import StagedPayload, Task
-from workers import runs
+from workers import findings, runs
 from workers.upkeep import sweep
 
 
@@ -34,6 +35,29 @@ def later(ms: int = 600_000) -> None:
     """Let time pass for everything that waits to be sent again."""
     age(Run, ms, Run.sent_at)
     age(Task, ms, Task.sent_at)
+
+
+def left(*, gitlab_url: str = GITLAB_URL, can_fetch: bool = True) -> list[str]:
+    return findings.left_behind(gitlab_url, silent_ms=60_000, can_fetch=can_fetch)
+
+
+@pytest.mark.invariant("I12")
+def test_what_a_killed_process_left_is_what_nobody_has_touched_for_a_lease(gitlab: FakeGitLab) -> None:
+    queued, fetching, committing = submit(MR_12), submit(ISSUE_7), submit(MR_12)
+    dramatiq.get_broker().get_actor("preflight").fn(fetching)
+    Run.update(status="committing", stage="ingest").where(Run.run_id == committing).execute()
+    Task.update(status="done").where(Task.scope_run == committing).execute()
+    assert left() == []
+
+    age(Run, 61_000, Run.created_at, Run.stage_at, Run.sent_at)
+
+    assert left() == [queued, fetching, committing]
+    assert left(can_fetch=False) == [committing], "without a token nothing can be fetched"
+    assert left(gitlab_url="https://elsewhere.test") == []
+    Task.update(status="claimed", claimed_until=now_ms() + 5_000).where(Task.scope_run == fetching).execute()
+    assert left() == [queued, committing], "somebody is at it"
+    Run.update(status="cancelled").where(Run.run_id == queued).execute()
+    assert left() == [committing]
 
 
 @pytest.mark.invariant("I12")
