@@ -225,14 +225,16 @@ def _progress(call: Call, run_id: str, *, is_quiet: bool) -> Iterator[Callable[[
 def _report(call: Call, done: list[dict[str, Any]], errors: list[LoreError], *, is_quiet: bool) -> None:
     from lore.terminal import show_run
 
+    # The command ends with the first error, which says why that run failed.
+    raised = errors[0] if errors else None
     answer: dict[str, Any] = {"runs": done}
     if len(done) == 1:
         answer["run"] = done[0]
 
     def show() -> None:
         for run in done:
-            show_run(run, [])
+            show_run(run, [], with_error=run["run_id"] != getattr(raised, "run_id", None))
 
     call.done(answer, show=None if is_quiet else show)
-    if errors:
-        raise errors[0]
+    if raised is not None:
+        raise raised

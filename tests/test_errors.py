@@ -728,6 +728,17 @@ def test_the_actions_of_a_failed_run_do_what_they_say_when_run_as_printed(world:
 
 @pytest.mark.slow
 @pytest.mark.invariant("I10")
+def test_a_sync_that_fails_says_why_once_and_proposes_the_sync_of_the_same_project(world: World) -> None:
+    said = world.call("lore sync -p no/such")
+
+    whole = said.out + said.err
+    assert said.status == Exit.NOT_FOUND
+    assert whole.count("GitLab has no project no/such") == whole.count("PROJECT_NOT_FOUND") == 1, whole
+    assert re.findall(r"^  try: (.*)$", said.err, re.MULTILINE)[1:] == ["lore sync -p no/such"]
+
+
+@pytest.mark.slow
+@pytest.mark.invariant("I10")
 @pytest.mark.parametrize("code", ["NO_DOCS_REQUIRES_NO_EMBED", "SEVERAL_PROJECTS", "NOT_IN_MIRROR", "RUN_OPEN"])
 def test_the_action_of_a_refusal_is_the_way_out_when_run_as_printed(world: World, shell: Any, code: str) -> None:
     project = world.demo.project
