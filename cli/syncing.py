@@ -52,6 +52,11 @@ def sync(call: Call, *, prune: bool, **asked: Any) -> None:
     _sync_all(call, asked, is_prune=prune)
 
 
+for _option in sync.params:
+    if isinstance(_option, click.Option) and _option.name in _ONLY_NAMED:
+        _option.help = f"With ids only: {_option.help}"
+
+
 def _sync_all(call: Call, asked: Mapping[str, Any], *, is_prune: bool) -> None:
     from lore.core.errors import UsageError
     from lore.core.refs import no_project
