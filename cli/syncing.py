@@ -52,6 +52,11 @@ def sync(call: Call, *, prune: bool, **asked: Any) -> None:
     _sync_all(call, asked, is_prune=prune)
 
 
+for _option in sync.params:
+    if isinstance(_option, click.Option) and _option.name in _ONLY_NAMED:
+        _option.help = f"With ids only: {_option.help}"
+
+
 def _sync_all(call: Call, asked: Mapping[str, Any], *, is_prune: bool) -> None:
     from lore.core.errors import UsageError
     from lore.core.refs import no_project
@@ -225,14 +230,16 @@ def _progress(call: Call, run_id: str, *, is_quiet: bool) -> Iterator[Callable[[
 def _report(call: Call, done: list[dict[str, Any]], errors: list[LoreError], *, is_quiet: bool) -> None:
     from lore.terminal import show_run
 
+    # The command ends with the first error, which says why that run failed.
+    raised = errors[0] if errors else None
     answer: dict[str, Any] = {"runs": done}
     if len(done) == 1:
         answer["run"] = done[0]
 
     def show() -> None:
         for run in done:
-            show_run(run, [])
+            show_run(run, [], with_error=run["run_id"] != getattr(raised, "run_id", None))
 
     call.done(answer, show=None if is_quiet else show)
-    if errors:
-        raise errors[0]
+    if raised is not None:
+        raise raised

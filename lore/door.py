@@ -240,10 +240,11 @@ class Door(click.Command):
         """The options with which it does something, although it only reads."""
         return [name for param in self.params if isinstance(param, Acting) for name in param.opts]
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Call the command, under the name it was called by."""
-        ctx.obj.command = ctx.command_path
-        return super().invoke(ctx)
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; an answer says the command's name, also one to a line that cannot be read."""
+        if ctx.obj is not None:
+            ctx.obj.command = ctx.command_path
+        return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example and the exit statuses."""
@@ -293,7 +294,7 @@ def _fields_option() -> click.Option:
         if value is not None:
             from lore.core.fields import parse_fields
 
-            ctx.obj.fields = parse_fields(value, ctx.command.data, command=ctx.command_path)  # type: ignore[attr-defined]  # a Door
+            ctx.obj.fields = parse_fields(value, ctx.command.data)  # type: ignore[attr-defined]  # a Door
 
     return click.Option(
         ["--fields"],

@@ -42,7 +42,7 @@ def bring_up() -> list[str]:
     """
     if not is_postgresql():
         _make_room()
-    with storage_errors():
+    with _named(), storage_errors():
         if check_not_newer():
             return []
         with _alone():
@@ -53,6 +53,18 @@ def bring_up() -> list[str]:
 
             applied: list[str] = Runner(database.obj, str(DIRECTORY), table_name=HISTORY).up()
             return applied
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Let an error of a SQLite file name it: it may be any file, where LORE_DATABASE_URL is mistyped."""
+    try:
+        yield
+    except StorageError as error:
+        path = _sqlite_file()
+        if error.code == "DATABASE_ERROR" and path is not None:
+            raise StorageError(error.code, f"{error.message} ({path})") from error
+        raise
 
 
 def check_not_newer() -> bool:

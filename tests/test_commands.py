@@ -177,3 +177,25 @@ def test_a_signal_ends_the_demo_with_all_that_it_started(
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     assert list(tmp_path.glob("lore-demo-*")) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_while_the_demo_ends_do_not_keep_its_folder(tmp_path: Path, signum: signal.Signals) -> None:
+    environ = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-u", "-m", "cli", "demo"]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert any(line.startswith("$ lore-submit") for line in process.stdout), "it does not come so far"
+            # As who stops a group, and then each of its processes; with the folder the last of them has come.
+            while process.poll() is None and list(tmp_path.glob("lore-demo-*")):
+                process.send_signal(signum)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+
+    assert process.returncode == 128 + signum
+    assert list(tmp_path.glob("lore-demo-*")) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

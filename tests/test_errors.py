@@ -728,6 +728,32 @@ def test_the_actions_of_a_failed_run_do_what_they_say_when_run_as_printed(world:
 
 @pytest.mark.slow
 @pytest.mark.invariant("I10")
+def test_a_sync_that_fails_says_why_once_and_proposes_the_sync_of_the_same_project(world: World) -> None:
+    said = world.call("lore sync -p no/such")
+
+    whole = said.out + said.err
+    assert said.status == Exit.NOT_FOUND
+    assert whole.count("GitLab has no project no/such") == whole.count("PROJECT_NOT_FOUND") == 1, whole
+    assert re.findall(r"^  try: (.*)$", said.err, re.MULTILINE)[1:] == ["lore sync -p no/such"]
+
+
+@pytest.mark.slow
+def test_of_an_embedder_that_is_set_wrongly_a_search_by_words_says_that_alone(world: World) -> None:
+    world.ok(f"{SUBMIT} --no-embed")
+    really_embedding(world)
+    world.set(LORE_EMBEDDINGS="openai")
+
+    human, robot = world.call("lore search tide"), world.call("lore search tide --robot")
+
+    assert human.status == 0
+    assert re.fullmatch(r"warning: only words were searched: .*LORE_EMBEDDINGS_URL.*\n", human.err)
+    whole = json.loads(robot.out)
+    assert [warning["code"] for warning in whole["warnings"]] == ["BAD_SETTING"]
+    assert whole["data"]["mode"] == "text"
+
+
+@pytest.mark.slow
+@pytest.mark.invariant("I10")
 @pytest.mark.parametrize("code", ["NO_DOCS_REQUIRES_NO_EMBED", "SEVERAL_PROJECTS", "NOT_IN_MIRROR", "RUN_OPEN"])
 def test_the_action_of_a_refusal_is_the_way_out_when_run_as_printed(world: World, shell: Any, code: str) -> None:
     project = world.demo.project

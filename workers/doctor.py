@@ -14,13 +14,14 @@ from datetime import UTC, date, datetime
 from itertools import count
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import dramatiq
 import peewee
 
 from lore.core import payloads
 from lore.core import runs as rules
-from lore.core.errors import LoreError
+from lore.core.errors import LoreError, RefusedError
 from lore.logs import get_logger
 from lore.settings import ATTRIBUTES, Settings, change_action, duration_words, redact_url
 from models import base, codes, fulltext, schema, vectors
@@ -112,11 +113,28 @@ def _gitlab(settings: Settings) -> Iterator[Check]:
     with build_client(ca_file=ca_file, read_s=settings.gitlab_timeout_s) as client:
         gitlab = GitLab(client, settings.gitlab_url, settings.gitlab_token, request_timeout_s=settings.gitlab_timeout_s)
         began = time.monotonic()
-        known = gitlab.version()
+        try:
+            known = gitlab.version()
+        except RefusedError as error:
+            if error.code != "GITLAB_NOT_FOUND":
+                raise
+            detail = f"there is no GitLab API at {settings.gitlab_url}: is LORE_GITLAB_URL right?"
+            yield Check("gitlab", False, detail, _look_at_url(settings))
+            return
         took_ms = round((time.monotonic() - began) * 1000)
         edition = " (enterprise)" if known.enterprise is True else ""
         yield Check("gitlab", True, f"{settings.gitlab_url} is GitLab {known.version}{edition}, {took_ms} ms")
         yield judge_token(gitlab.token_info(), today=datetime.now(UTC).date())
+
+
+def _look_at_url(settings: Settings) -> str:
+    """Return the command that changes where GitLab is; none that shows the token to another host, as the default is."""
+    if settings.sources.get("gitlab_url") != "environment":
+        return change_action()
+    host = urlsplit(settings.gitlab_url)._replace(path="").geturl()
+    if host == settings.gitlab_url:
+        return shlex.join(["curl", "-sSI", host])
+    return shlex.join(["env", f"LORE_GITLAB_URL={host}", "lore", "doctor"])
 
 
 def judge_token(known: payloads.TokenInfo | None, *, today: date) -> Check:

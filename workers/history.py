@@ -85,7 +85,7 @@ def life_of(projects: Mapping[int, str], path: str, *, follows: bool, command: s
     if not life.changes:
         (project,) = projects.values()
         near = renames.nearest(path, _known_paths(projects))
-        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        hint = f"; the nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}" if near else ""
         raise NotFoundError(
             "PATH_NOT_FOUND",
             f"no merge request of the mirror touches {path!r}{hint}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -298,12 +299,15 @@ def error_of(run_id: str) -> RunError | None:
             .order_by(RunEntity.entity_type, RunEntity.iid)
         ]
         total = RunEntity.select().where(RunEntity.run == run_id).count()
+        project = Project.get_by_id(run.project_id).path_with_namespace
     if run.status == rules.SUCCEEDED and failures:
         message = f"{len(failures)} of {total} entities could not be brought; the others were"
         return RunError("SYNC_INCOMPLETE", message, run_id=run_id, total=total, failures=failures)
     if run.status not in (rules.FAILED, rules.CANCELLED):
         return None
     code = run.error_code or "INTERNAL"
+    # What a sync did not come to is no debt: the next one of its project goes on where the cursor stands.
+    again = [f"lore sync-runs --run-id {run_id}", shlex.join(["lore", "sync", "-p", project])]
     return RunError(
         code,
         run.error_message or f"the run ended {run.status}",
@@ -311,8 +315,7 @@ def error_of(run_id: str) -> RunError | None:
         exit=rules.exit_of(code, run.stage, failures),
         total=total,
         failures=failures,
-        # What a sync did not come to is no debt: the next one goes on where the cursor stands.
-        actions=None if failures or run.kind == "surgical" else [f"lore sync-runs --run-id {run_id}", "lore sync"],
+        actions=None if failures or run.kind == "surgical" else again,
     )
 
 

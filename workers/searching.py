@@ -76,6 +76,7 @@ def search(
             if mode == "semantic":
                 raise
             warnings.append((error.code, f"only words were searched: {error.message}"))
+            mode = "text"
     shown = list(page.after or ())
     found = find(query, filters=filters, mode=mode, limit=len(shown) + page.limit + 1, embedder=embedder)
     warnings += [(one.code, one.message) for one in found.warnings if one.code not in {code for code, _ in warnings}]

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from lore.core.errors import UsageError
 
 # What of a value is kept: all of it, or these of its fields.
 Fields = Mapping[str, "Fields | None"]
 Schema = Mapping[str, Any]
+# What shows the fields of every answer, each with those below it; no help does.
+_ALL_FIELDS: Final = "lore robot-docs --fields commands.name,commands.data"
 
 
-def parse_fields(text: str, schema: Schema, *, command: str) -> Fields:
+def parse_fields(text: str, schema: Schema) -> Fields:
     """Return what a comma-separated list of paths names; a list is gone through, row by row.
 
     Args:
         text: As it was typed.
         schema: The JSON schema of the answer.
-        command: For the error.
 
     Raises:
         UsageError: USAGE, for a path that no answer of this command has.
@@ -26,7 +27,7 @@ def parse_fields(text: str, schema: Schema, *, command: str) -> Fields:
     fields: dict[str, Any] = {}
     for path in text.split(","):
         names = path.strip().split(".")
-        _check(path.strip(), names, schema, command)
+        _check(path.strip(), names, schema)
         _add(fields, names)
     return fields
 
@@ -50,7 +51,7 @@ def _add(fields: dict[str, Any], names: list[str]) -> None:
         _add(fields.setdefault(first, {}), rest)
 
 
-def _check(path: str, names: list[str], schema: Schema, command: str) -> None:
+def _check(path: str, names: list[str], schema: Schema) -> None:
     levels = [schema]
     for name in names:
         objects = [found for level in levels for found in _objects(level)]
@@ -59,7 +60,7 @@ def _check(path: str, names: list[str], schema: Schema, command: str) -> None:
         known = sorted({known for found in objects for known in found.get("properties", {})})
         if name not in known:
             there = f"there are {', '.join(known)}" if known else "nothing is below it"
-            raise UsageError("USAGE", f"--fields: {path!r} is no field of the answer: {there}", command=command)
+            raise UsageError("USAGE", f"--fields: {path!r} is no field of the answer: {there}", actions=[_ALL_FIELDS])
         levels = [found["properties"][name] for found in objects if name in found["properties"]]
 
 

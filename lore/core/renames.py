@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from posixpath import splitext
 from typing import Final
 
 _ENOUGH_ALIKE: Final = 0.7
@@ -245,14 +246,14 @@ def _base(path: str) -> str:
 def _spelt_alike(wanted: str, paths: Iterable[str], limit: int) -> list[str]:
     if limit < 1:
         return []
-    by_base = SequenceMatcher(autojunk=False, b=_base(wanted))
-    whole = SequenceMatcher(autojunk=False, b=wanted)
-    found = []
-    for one in paths:
-        score = max(_likeness(by_base, _base(one.lower())), _likeness(whole, one.lower()))
-        if score >= _ENOUGH_ALIKE:
-            found.append((-score, one))
-    return [one for _, one in sorted(found)[:limit]]
+    matcher = SequenceMatcher(autojunk=False, b=_stem(wanted))
+    found = sorted((-_likeness(matcher, _stem(one.lower())), one) for one in paths)
+    return [one for unlikeness, one in found[:limit] if -unlikeness >= _ENOUGH_ALIKE]
+
+
+def _stem(path: str) -> str:
+    """Return a file's name without its ending, which like its folder it shares with many that are not near it."""
+    return splitext(_base(path))[0]
 
 
 def _likeness(matcher: SequenceMatcher[str], text: str) -> float:

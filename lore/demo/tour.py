@@ -27,7 +27,7 @@ START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 # Runs a program that knows nothing of us until our end of its standard input closes.
 _UNTIL_STDIN_CLOSES = ("sh", "-c", '"$@" & pid=$!; cat >/dev/null; kill "$pid"; wait "$pid"', "until-stdin-closes")
-_ENDS_US = (signal.SIGTERM, signal.SIGINT)
+_ENDS_US = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ENTITIES = ("--mr", "12", "--issue", "7")
 
 
@@ -46,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except TourError as error:
             print(f"lore demo: {error}", file=sys.stderr)
             return 1
+        finally:
+            _heed_no_signal()
 
 
 def _tour(stack: ExitStack, *, with_redis: bool) -> int:
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lore-demo-")))
+    with _signals_held_back():
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lore-demo-")))
     environ = _environment(folder)
     gitlab = _start(stack, "demo GitLab", [sys.executable, "-P", "-m", "lore.demo", "--profile", "demo"], environ)
     assert gitlab.stdout is not None
@@ -204,7 +207,14 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _end(signum: int, frame: FrameType | None) -> None:
+    _heed_no_signal()
     raise SystemExit(128 + signum)
+
+
+def _heed_no_signal() -> None:
+    """Let the tour clean up to the end: who stops it often does so twice, by itself and with its group."""
+    for signum in _ENDS_US:
+        signal.signal(signum, lambda *_: None)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -72,7 +72,11 @@ def test_a_field_that_no_answer_has_is_refused_before_the_work(call: Caller, led
 
     assert answer.status == Exit.USAGE
     assert "title" in answer.robot["error"]["message"]
+    assert answer.robot["meta"]["command"] == "lore show"
     assert ledger.calls == []
+    (action,) = answer.robot["error"]["actions"]
+    commands = {one["name"]: one["data"] for one in call(f"{action} --robot").robot["data"]["commands"]}
+    assert "title" in str(commands["lore show"])
 
 
 def test_sync_run_is_read_as_sync_runs_and_a_slip_in_a_writing_command_is_not(call: Caller, ledger: Ledger) -> None:

@@ -37,6 +37,16 @@ def test_submit_opens_one_run_with_exactly_what_was_named(call: Caller, ledger: 
     assert answer.robot["warnings"] == []
 
 
+def test_what_a_sync_of_all_refuses_its_help_says_is_for_named_ones(call: Caller) -> None:
+    whole, named = call("lore sync --help").out, call("lore-submit --help").out
+
+    said = [line.split()[0] for line in whole.splitlines() if "With ids only:" in line]
+    assert said == ["--preflight-only", "--dry-run", "--timeout"]
+    for option in said:
+        assert f"{option} needs an issue" in call(f"lore sync {option}{' 3' if option == '--timeout' else ''}").err
+    assert "With ids only" not in named
+
+
 @pytest.mark.parametrize("line", ["lore submit 'g/p!12' --robot", "lore sync 'g/p!12' --robot"])
 def test_submit_and_sync_with_ids_are_the_same_door(call: Caller, ledger: Ledger, line: str) -> None:
     assert call(line).robot["data"]["run"]["status"] == "succeeded"

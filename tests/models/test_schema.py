@@ -253,7 +253,7 @@ def test_a_database_that_cannot_be_opened_is_a_typed_error(tmp_path: Path) -> No
     assert caught.value.code == "DATABASE_UNREACHABLE"
 
 
-def test_a_file_that_is_no_database_is_a_typed_error(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_a_typed_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "lore.db").write_text("this is not a database at all, but long enough to be looked at")
     base.open_database(f"sqlite://{tmp_path}/lore.db")
 
@@ -262,6 +262,7 @@ def test_a_file_that_is_no_database_is_a_typed_error(tmp_path: Path) -> None:
     base.disconnect()
 
     assert int(caught.value.exit) == 8
+    assert caught.value.message.endswith(f"file is not a database ({tmp_path}/lore.db)")
 
 
 def test_a_postgresql_that_is_not_there_is_a_typed_error(tmp_path: Path) -> None:

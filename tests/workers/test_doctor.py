@@ -228,6 +228,26 @@ def test_a_damaged_database_is_put_aside_by_its_action(unreachable: Settings, tm
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_same_broker")
+def test_a_url_without_a_gitlab_api_is_said_to_be_one(tmp_path: Path) -> None:
+    from lore.demo.server import running
+
+    written = tmp_path / ".config" / "lore" / "env"
+    written.parent.mkdir(parents=True)
+    with running() as demo:
+        known = {"HOME": str(tmp_path), "LORE_GITLAB_TOKEN": demo.token}
+        set_here = by_name(read_settings({**known, "LORE_GITLAB_URL": f"{demo.url}/foo"}))["gitlab"]
+        written.write_text(f"LORE_GITLAB_URL={demo.url}/foo\n")
+        in_the_file = by_name(read_settings(known))["gitlab"]
+
+    said = f"there is no GitLab API at {demo.url}/foo: is LORE_GITLAB_URL right?"
+    # Not `env -u`, which would show the token to gitlab.com.
+    assert set_here == Check("gitlab", False, said, f"env LORE_GITLAB_URL={demo.url} lore doctor")
+    assert (in_the_file.is_ok, in_the_file.detail) == (False, said)
+    assert "lore/env" in str(in_the_file.action)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_same_broker")
 def test_a_demo_gitlab_passes(tmp_path: Path) -> None:
     from lore.demo.server import running
 

@@ -120,7 +120,8 @@ def test_a_path_never_seen_is_answered_with_the_nearest(renamed: None) -> None:
         history.file_history(GITLAB_URL, PROJECT, "src/B.PY")
 
     assert (caught.value.code, int(caught.value.exit)) == ("PATH_NOT_FOUND", 5)
-    assert caught.value.actions == [f"lore file-history {path} -p {PROJECT}" for path in ("b.py", "a.py")]
+    assert caught.value.message.endswith("; the nearest is b.py")
+    assert caught.value.actions == [f"lore file-history b.py -p {PROJECT}"]
 
 
 def test_a_deleted_merge_request_is_in_no_history(renamed: None) -> None:

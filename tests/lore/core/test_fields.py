@@ -49,7 +49,7 @@ DATA = {"rows": [{"iid": 1, "title": "a"}, {"iid": 2, "title": "b"}], "raw": {"x
     ],
 )
 def test_a_path_goes_through_lists_and_keeps_what_it_names(text: str, kept: dict[str, Any]) -> None:
-    assert select(DATA, parse_fields(text, SCHEMA, command="lore")) == kept
+    assert select(DATA, parse_fields(text, SCHEMA)) == kept
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_a_path_goes_through_lists_and_keeps_what_it_names(text: str, kept: dict
 )
 def test_a_path_that_no_answer_has_is_refused_with_what_there_is(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        parse_fields(text, SCHEMA, command="lore")
+        parse_fields(text, SCHEMA)
 
 
 def test_a_part_that_is_null_stays_null() -> None:
-    assert select({"row": None}, parse_fields("row.iid", SCHEMA, command="lore")) == {"row": None}
+    assert select({"row": None}, parse_fields("row.iid", SCHEMA)) == {"row": None}
 
 
 @given(st.recursive(st.none() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))

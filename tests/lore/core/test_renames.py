@@ -230,6 +230,7 @@ def test_the_order_in_which_changes_are_stored_is_of_no_account(world: World, ra
         ("tides.py", "src/tides.py"),
         ("lib/quay.py", "src/quay.py"),
         ("src/tide.py", "src/tides.py"),
+        ("src/tdies.js", "src/tides.py"),
     ],
 )
 def test_the_nearest_known_path_comes_first(path: str, first: str) -> None:
@@ -238,6 +239,15 @@ def test_the_nearest_known_path_comes_first(path: str, first: str) -> None:
 
 def test_nothing_near_is_nothing() -> None:
     assert nearest("zzz", ["README.md", "src/quay.py"]) == []
+
+
+@pytest.mark.parametrize("path", ["nothere.py", "harbour/pilots/nothere.py", "x.py", ".py"])
+def test_the_same_folder_or_the_same_ending_is_not_near(path: str) -> None:
+    assert nearest(path, ["harbour/pilots/roster.py", "harbour/a.py", ".env"]) == []
+
+
+def test_what_is_spelt_more_alike_comes_first() -> None:
+    assert nearest("harbours.py", ["arbour.py", "harbour.py", "lamps.py"]) == ["harbour.py", "arbour.py"]
 
 
 def test_lines_are_counted_inside_hunks_only() -> None:
