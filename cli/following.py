@@ -38,7 +38,9 @@ def carry_on(
                 cancelling(run_id),
                 progress(call, runs, run_id, follows=follows, is_quiet=is_quiet) as on_change,
             ):
-                do_here(call, run_id, ctrl_c, is_quiet=is_quiet, timeout_s=timeout_s, on_change=on_change)
+                on_look = waiting(call, run_id, is_quiet=is_quiet, timeout_s=timeout_s)
+                options = {"timeout_s": timeout_s, "on_change": on_change, "on_look": on_look}
+                do_here(call, run_id, ctrl_c, is_quiet=is_quiet, **options)
             report(call, runs, run_id, was_waited_for=True, is_quiet=is_quiet)
             return
         with detaching(ctrl_c, run_id):
@@ -51,7 +53,8 @@ def carry_on(
                 call.warn("NO_LIVE_WORKER", f"no worker is alive to take run {run_id}; start one: lore worker")
             if was_waited_for:
                 with progress(call, runs, run_id, follows=follows, is_quiet=is_quiet) as on_change:
-                    wait(runs, run_id, timeout_s=timeout_s, on_change=on_change)
+                    on_look = waiting(call, run_id, is_quiet=is_quiet)
+                    wait(runs, run_id, timeout_s=timeout_s, on_change=on_change, on_look=on_look)
             report(call, runs, run_id, was_waited_for=was_waited_for, is_quiet=is_quiet)
 
 
@@ -157,16 +160,32 @@ def detaching(ctrl_c: CtrlC, run_id: str) -> Iterator[None]:
         raise RunError("DETACHED", f"run {run_id} goes on without us", run_id=run_id) from None
 
 
-def wait(runs: ModuleType, run_id: str, *, timeout_s: float | None, on_change: Callable[[], None]) -> None:
+def waiting(call: Call, run_id: str, *, is_quiet: bool, timeout_s: float | None = None) -> Callable[[], None]:
+    """Return what to call now and then while a run is waited for: people are told what it waits for."""
+    from lore.terminal import Waiting
+    from workers import runs
+
+    return (
+        (lambda: None) if is_quiet or call.is_robot else Waiting(lambda: runs.read_stuck(run_id), timeout_s=timeout_s)
+    )
+
+
+def wait(runs: ModuleType, run_id: str, **options: Any) -> None:
     """Wait for the end of a run that others do.
+
+    Args:
+        runs: `workers.runs`.
+        run_id: The run.
+        options: What its `wait` takes besides.
 
     Raises:
         RunError: STILL_RUNNING.
     """
     from lore.core.errors import RunError
 
-    if not runs.wait(run_id, timeout_s=timeout_s, on_change=on_change):
-        raise RunError("STILL_RUNNING", f"run {run_id} had not ended after {timeout_s or 0:g} s", run_id=run_id)
+    if not runs.wait(run_id, **options):
+        after_s = options.get("timeout_s") or 0
+        raise RunError("STILL_RUNNING", f"run {run_id} had not ended after {after_s:g} s", run_id=run_id)
 
 
 @contextlib.contextmanager

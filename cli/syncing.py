@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.following import CtrlC, cancelling, detaching, do_here, noting_ctrl_c, wait
+from cli.following import CtrlC, cancelling, detaching, do_here, noting_ctrl_c, wait, waiting
 from cli.opening import conflict, open_workers, origin_remote
 from cli.shapes import RUN, either, record, rows
 from cli.submitting import SUBMITTED, submit_named, submit_options
@@ -125,7 +125,8 @@ def _do_here(
     with cancelling(run_id), _progress(call, run_id, is_quiet=is_quiet) as on_change:
         if not opened.is_new:
             syncing.adopt(run_id)
-        do_here(call, run_id, ctrl_c, is_quiet=is_quiet, threads=settings.gitlab_concurrency, on_change=on_change)
+        told = {"on_change": on_change, "on_look": waiting(call, run_id, is_quiet=is_quiet)}
+        do_here(call, run_id, ctrl_c, is_quiet=is_quiet, threads=settings.gitlab_concurrency, **told)
     error = runs.error_of(run_id)
     if ctrl_c.was_pressed and error is not None:
         raise error  # it is for all projects that were to come; the next sync goes on where the cursor stands
@@ -149,7 +150,8 @@ def _leave(call: Call, opened: Any, needed: Sequence[str], *, will_wait: bool, i
     if nobody is not None:
         return nobody
     with _progress(call, run_id, is_quiet=is_quiet) as on_change:
-        return _wait(runs, run_id, needed, on_change) or runs.error_of(run_id)
+        on_look = waiting(call, run_id, is_quiet=is_quiet)
+        return _wait(runs, run_id, needed, on_change=on_change, on_look=on_look) or runs.error_of(run_id)
 
 
 def _on_wait(call: Call, run_id: str, *, is_quiet: bool) -> Callable[[float], None] | None:
@@ -174,13 +176,13 @@ def _queues(options: RunOptions, *, is_prune: bool) -> list[str]:
     return [name for name in SYNC_QUEUES if name not in unneeded]
 
 
-def _wait(runs: ModuleType, run_id: str, needed: Sequence[str], on_change: Callable[[], None]) -> LoreError | None:
+def _wait(runs: ModuleType, run_id: str, needed: Sequence[str], **told: Callable[[], None]) -> LoreError | None:
     """Wait for the end of a sync as long as there is somebody to do it."""
     from lore.core.errors import RunError
 
     while True:
         try:
-            wait(runs, run_id, timeout_s=_LOOK_FOR_WORKERS_S, on_change=on_change)
+            wait(runs, run_id, timeout_s=_LOOK_FOR_WORKERS_S, **told)
         except RunError as error:
             if error.code != "STILL_RUNNING":
                 raise

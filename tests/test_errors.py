@@ -33,6 +33,7 @@ from support import age, drain
 
 import cli
 import workers
+from lore import terminal
 from lore.core import documents as texts
 from lore.core.errors import CODES, EXIT_MEANINGS, Exit
 from lore.core.outcome import WARNINGS
@@ -687,6 +688,41 @@ def test_ctrl_c_that_came_too_late_for_a_sync_is_for_those_that_were_to_come(wor
 
     assert (answer.status, error_of(answer)["code"]) == (130, "INTERRUPTED")
     assert [run["status"] for run in runs.list_runs()] == ["succeeded"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("options", "said"), [("", 1), ("--quiet", 0), ("--robot", 0)])
+@pytest.mark.parametrize("line", ["lore-submit --mr 1", "lore sync"])
+def test_people_are_told_what_a_run_that_gets_nowhere_waits_for(
+    world: World, line: str, options: str, said: int
+) -> None:
+    world.patch().setattr(terminal, "_STUCK_AFTER_S", 0.0)
+    world.set(LORE_GITLAB_URL="http://127.0.0.1:9", LORE_RUN_DEADLINE="6s")
+
+    answer = world.call(f"{line} {options}")
+
+    assert answer.status == Exit.GITLAB
+    told = r"^waiting: cannot connect to 127\.0\.0\.1: .+; trying again for [0-6] s at most$"
+    assert len(re.findall(told, answer.err, re.MULTILINE)) == answer.err.count("waiting: ") == said
+
+
+@pytest.mark.slow
+def test_people_are_told_what_a_run_of_workers_waits_for(world: World) -> None:
+    world.patch().setattr(terminal, "_STUCK_AFTER_S", 0.0)
+    world.set(**WITH_REDIS)
+    real = runs.wait
+
+    def wait(run_id: str, **named: Any) -> bool:
+        Run.update(status="preflight").execute()
+        Task.update(error_code="GITLAB_UNREACHABLE", error_message="no way").execute()
+        return real(run_id, **named)
+
+    world.patch().setattr(runs, "wait", wait)
+
+    answer = world.call("lore-submit --mr 1 --timeout 3")
+
+    assert answer.status == Exit.STILL_RUNNING
+    assert re.findall("^waiting: .*$", answer.err, re.MULTILINE) == ["waiting: no way; trying again"]
 
 
 def literals(tree: ast.AST) -> set[str]:
