@@ -7,50 +7,21 @@ quick.
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections import UserDict
-from importlib import import_module
-from typing import Any
 
-import click
+try:
+    import gc
+    from collections.abc import Callable
+    from typing import Any
 
-from cli.shapes import TEXT, record
-from lore.door import Call, Door, Doors, run, version
+    import click
 
-_PLACES = {
-    "submit": "submitting.submit_too",
-    "sync": "syncing.sync",
-    "sync-runs": "ledger.sync_runs",
-    "cancel": "ledger.cancel",
-    "sweep": "ledger.sweep",
-    "worker": "operating.worker",
-    "search": "searching.search",
-    "show": "reading.show",
-    "issues": "listing.issues",
-    "mrs": "listing.mrs",
-    "file-history": "listing.file_history",
-    "timeline": "reading.timeline",
-    "who": "listing.who",
-    "stats": "reading.stats",
-    "docs": "searching.docs",
-    "embed": "searching.embed",
-    "doctor": "operating.doctor",
-    "demo": "operating.demo",
-    "robot-docs": "agents.robot_docs",
-    "mcp": "agents.mcp",
-}
+    from cli.doors import commands
+    from lore.door import run
+except KeyboardInterrupt:
+    sys.exit(130)  # nobody is there yet to answer Ctrl-C
 
-
-class _Commands(UserDict[str, Any]):
-    """The commands by name; the module of one is imported when it is asked for, and of the others never."""
-
-    def __getitem__(self, name: str) -> click.Command:
-        if self.data[name] is None:
-            module, _, function = _PLACES[name].partition(".")
-            self.data[name] = getattr(import_module(f"cli.{module}"), function)
-        found: click.Command = self.data[name]
-        return found
+__all__ = ["commands", "lore", "lore_submit"]
 
 
 def __getattr__(name: str) -> Any:
@@ -62,58 +33,25 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(name)
 
 
-def _print_version(ctx: click.Context, param: click.Parameter, is_asked: bool) -> None:
-    if is_asked:
-        click.echo(version())
-        ctx.exit()
-
-
-@click.group("lore", cls=Doors, example="lore sync-runs --run-id last", writes=False)
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Its version."
-)
-def commands() -> None:
-    """Keep a local, searchable mirror of GitLab issues and merge requests."""
-
-
-@click.command(cls=Door, example='eval "$(lore completion bash)"', data=record(shell=TEXT, script=TEXT), writes=False)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_obj
-def completion(call: Call, shell: str) -> None:
-    """Print a shell's completion script."""
-    from click.shell_completion import get_completion_class
-
-    from cli.submitting import submit
-
-    made = get_completion_class(shell)
-    assert made is not None
-    script = "\n".join(
-        made(command, {}, name, f"_{name.replace('-', '_').upper()}_COMPLETE").source()
-        for name, command in (("lore", commands), ("lore-submit", submit))
-    )
-    call.done({"shell": shell, "script": script}, show=lambda: click.echo(script, nl=False))
-
-
-commands.commands = _Commands(dict.fromkeys(_PLACES) | {"completion": completion})
-
-
 def lore() -> None:
     """Run `lore`."""
-    _exit(run(commands, "lore"))
+    _run(lambda: commands, "lore")
 
 
 def lore_submit() -> None:
     """Run `lore-submit`."""
-    from cli.submitting import submit
-
-    _exit(run(submit, "lore-submit"))
+    _run(lambda: __getattr__("submit"), "lore-submit")
 
 
-def _exit(status: int) -> None:
-    if "models.base" in sys.modules:
-        from models.base import disconnect
+def _run(load: Callable[[], click.Command], prog: str) -> None:
+    try:
+        status = run(load(), prog)
+        if "models.base" in sys.modules:
+            from models.base import disconnect
 
-        disconnect()  # the last one to leave SQLite clears its log away
+            disconnect()  # the last one to leave SQLite clears its log away
+    except KeyboardInterrupt:  # before the door can answer it, or in its answer
+        status = 130
     # Python looks for garbage among all objects of all modules before it goes, which took 40 ms of a short command.
     gc.freeze()
     sys.exit(status)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from cli.following import carry_on, noting_ctrl_c, progress, report, wait
+from cli.following import carry_on, detaching, noting_ctrl_c, progress, report, wait
 from cli.opening import given, open_ledger, open_workers
 from cli.shapes import RUN, RUN_AND_ENTITIES, WHOLE, either, mapping, record, rows
 from lore.door import Acting, Call, Door, Tool, works_long
@@ -67,10 +68,14 @@ def sync_runs(call: Call, run_id: str | None, retry_failed: bool, follow: bool, 
         return
     run_id = runs.find_run(run_id)
     if retry_failed:
-        carry_on(call, settings, runs, runs.retry(run_id), will_wait=follow or None, follows=follow)
+        carry_on(call, settings, runs, partial(runs.retry, run_id), will_wait=follow or None, follows=follow)
         return
     if follow:
-        with progress(call, runs, run_id, follows=True) as on_change:
+        with (
+            noting_ctrl_c() as ctrl_c,
+            detaching(ctrl_c, run_id),
+            progress(call, runs, run_id, follows=True) as on_change,
+        ):
             wait(runs, run_id, timeout_s=None, on_change=on_change)
     report(call, runs, run_id, was_waited_for=follow, is_quiet=False)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -145,7 +146,8 @@ def submit_named(
         call.done({"plan": plan}, show=lambda: show_plan(plan))
         return
     runs = open_workers(settings, needs_token=True)
-    submitted = runs.submit(
+    open_run = partial(
+        runs.submit,
         gitlab_url=settings.gitlab_url,
         project=runs.resolve_project(settings.gitlab_url, selection.project),
         entities=selection.entities,
@@ -153,7 +155,7 @@ def submit_named(
         trigger=trigger,
         is_to_be_sent=not (settings.is_embedded and will_wait is False),
     )
-    carry_on(call, settings, runs, submitted, will_wait=will_wait, timeout_s=timeout, is_quiet=is_quiet)
+    carry_on(call, settings, runs, open_run, will_wait=will_wait, timeout_s=timeout, is_quiet=is_quiet)
 
 
 def _no_docs_error(call: Call) -> LoreError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.following import do_here, wait
+from cli.following import CtrlC, cancelling, detaching, do_here, noting_ctrl_c, wait, waiting
 from cli.opening import conflict, open_workers, origin_remote
 from cli.shapes import RUN, either, record, rows
 from cli.submitting import SUBMITTED, submit_named, submit_options
@@ -75,24 +75,31 @@ def _sync_all(call: Call, asked: Mapping[str, Any], *, is_prune: bool) -> None:
     if not projects:
         raise no_project(settings.gitlab_url)
     options = RunOptions(docs=not asked["no_docs"], embed=not asked["no_embed"] and settings.embeddings != "off")
+    will_wait = asked["will_wait"] is not False
     done: list[dict[str, Any]] = []
     errors: list[LoreError] = []
-    for project in projects:
-        for prunes in (False, True) if is_prune else (False,):
-            opened = syncing.open_sync(
-                gitlab_url=settings.gitlab_url,
-                project=runs.resolve_project(settings.gitlab_url, project),
-                options=options,
-                trigger=asked["trigger"],
-                is_prune=prunes,
-                is_to_be_sent=not settings.is_embedded or asked["will_wait"] is not False,
-            )
-            needed = _queues(options, is_prune=prunes)
-            will_wait = asked["will_wait"] is not False
-            error = _carry_on(call, settings, runs, opened, needed=needed, will_wait=will_wait, quiet=is_quiet)
-            done.append(runs.read_run(opened.run_id))
-            if error is not None:
-                errors.append(error)
+    with noting_ctrl_c() as ctrl_c:
+        for project in projects:
+            for prunes in (False, True) if is_prune else (False,):
+                with ctrl_c.raised():
+                    name = runs.resolve_project(settings.gitlab_url, project)
+                opened = syncing.open_sync(
+                    gitlab_url=settings.gitlab_url,
+                    project=name,
+                    options=options,
+                    trigger=asked["trigger"],
+                    is_prune=prunes,
+                    is_to_be_sent=not settings.is_embedded or will_wait,
+                )
+                if settings.is_embedded:
+                    error = _do_here(call, settings, opened, ctrl_c, will_wait=will_wait, is_quiet=is_quiet)
+                else:
+                    needed = _queues(options, is_prune=prunes)
+                    with detaching(ctrl_c, opened.run_id):
+                        error = _leave(call, opened, needed, will_wait=will_wait, is_quiet=is_quiet)
+                done.append(runs.read_run(opened.run_id))
+                if error is not None:
+                    errors.append(error)
     _report(call, done, errors, is_quiet=is_quiet)
 
 
@@ -105,55 +112,63 @@ def _project(settings: Settings) -> str | None:
     return project_of_remote(remote, base_url=settings.gitlab_url) if remote else None
 
 
-def _carry_on(
-    call: Call,
-    settings: Settings,
-    runs: ModuleType,
-    opened: Any,
-    *,
-    needed: Sequence[str],
-    will_wait: bool,
-    quiet: bool,
+def _do_here(
+    call: Call, settings: Settings, opened: Any, ctrl_c: CtrlC, *, will_wait: bool, is_quiet: bool
 ) -> LoreError | None:
-    """Do the sync here, or wait for the workers that do; return what it ended with."""
-    from lore.terminal import say_looking
-    from workers import syncing
+    """Do the sync in this process, unless another is at it or none is to; return what it ended with."""
+    from workers import runs, syncing
 
     run_id = opened.run_id
-    on_wait = None if quiet or call.is_robot else partial(say_looking, run_id)
-    nobody = None
-    if not settings.is_embedded:
-        nobody = _nobody_for_long(runs, run_id, needed, on_wait) if will_wait else _nobody(runs, run_id, needed)
-    if not opened.is_new and (
-        syncing.is_worked_on(run_id, on_wait=on_wait) if settings.is_embedded else nobody is None
-    ):
-        # It does what we would do: to run beside it would only ask for everything twice.
-        if not quiet:
-            call.warn("SYNC_ACTIVE", f"a sync of {opened.project} is under way already: {run_id}")
-        return None
-    if will_wait and nobody is not None:
-        return nobody
+    if not opened.is_new:
+        with ctrl_c.raised():
+            if syncing.is_worked_on(run_id, on_wait=_on_wait(call, run_id, is_quiet=is_quiet)):
+                _say_active(call, opened, is_quiet=is_quiet)
+                return None
     if not will_wait:
-        if settings.is_embedded:
-            call.warn("LEFT_QUEUED", f"sync {run_id} is queued; a worker does it: lore worker")
-        elif nobody is not None:
-            call.warn(nobody.code, nobody.message)
+        call.warn("LEFT_QUEUED", f"sync {run_id} is queued; a worker does it: lore worker")
         return None
-    with _progress(call, run_id, is_quiet=quiet) as on_change:
-        if not settings.is_embedded:
-            return _wait(runs, run_id, needed, on_change) or _error_of(runs, run_id)
+    with cancelling(run_id), _progress(call, run_id, is_quiet=is_quiet) as on_change:
         if not opened.is_new:
             syncing.adopt(run_id)
-        is_left = not do_here(call, run_id, is_quiet=quiet, threads=settings.gitlab_concurrency, on_change=on_change)
-    error = _error_of(runs, run_id)
-    if is_left and error is not None:
-        raise error  # Ctrl-C is for all projects that were to come; the next sync goes on where the cursor stands
+        told = {"on_change": on_change, "on_look": waiting(call, run_id, is_quiet=is_quiet)}
+        do_here(call, run_id, ctrl_c, is_quiet=is_quiet, threads=settings.gitlab_concurrency, **told)
+    error = runs.error_of(run_id)
+    if ctrl_c.was_pressed and error is not None:
+        raise error  # it is for all projects that were to come; the next sync goes on where the cursor stands
     return error
 
 
-def _error_of(runs: ModuleType, run_id: str) -> LoreError | None:
-    error: LoreError | None = runs.error_of(run_id)
-    return error
+def _leave(call: Call, opened: Any, needed: Sequence[str], *, will_wait: bool, is_quiet: bool) -> LoreError | None:
+    """Leave the sync to the workers, and wait for its end if that is asked for; return what it ended with."""
+    from workers import runs
+
+    run_id = opened.run_id
+    on_wait = _on_wait(call, run_id, is_quiet=is_quiet)
+    nobody = _nobody_for_long(runs, run_id, needed, on_wait) if will_wait else _nobody(runs, run_id, needed)
+    if not opened.is_new and nobody is None:
+        _say_active(call, opened, is_quiet=is_quiet)
+        return None
+    if not will_wait:
+        if nobody is not None:
+            call.warn(nobody.code, nobody.message)
+        return None
+    if nobody is not None:
+        return nobody
+    with _progress(call, run_id, is_quiet=is_quiet) as on_change:
+        on_look = waiting(call, run_id, is_quiet=is_quiet)
+        return _wait(runs, run_id, needed, on_change=on_change, on_look=on_look) or runs.error_of(run_id)
+
+
+def _on_wait(call: Call, run_id: str, *, is_quiet: bool) -> Callable[[float], None] | None:
+    from lore.terminal import say_looking
+
+    return None if is_quiet or call.is_robot else partial(say_looking, run_id)
+
+
+def _say_active(call: Call, opened: Any, *, is_quiet: bool) -> None:
+    # It does what we would do: to run beside it would only ask for everything twice.
+    if not is_quiet:
+        call.warn("SYNC_ACTIVE", f"a sync of {opened.project} is under way already: {opened.run_id}")
 
 
 def _queues(options: RunOptions, *, is_prune: bool) -> list[str]:
@@ -166,13 +181,13 @@ def _queues(options: RunOptions, *, is_prune: bool) -> list[str]:
     return [name for name in SYNC_QUEUES if name not in unneeded]
 
 
-def _wait(runs: ModuleType, run_id: str, needed: Sequence[str], on_change: Callable[[], None]) -> LoreError | None:
+def _wait(runs: ModuleType, run_id: str, needed: Sequence[str], **told: Callable[[], None]) -> LoreError | None:
     """Wait for the end of a sync as long as there is somebody to do it."""
     from lore.core.errors import RunError
 
     while True:
         try:
-            wait(runs, run_id, timeout_s=_LOOK_FOR_WORKERS_S, on_change=on_change)
+            wait(runs, run_id, timeout_s=_LOOK_FOR_WORKERS_S, **told)
         except RunError as error:
             if error.code != "STILL_RUNNING":
                 raise

@@ -42,6 +42,8 @@ _COLOR_SYSTEMS: Final[Mapping[str, Literal["standard", "256", "truecolor", "wind
     "windows": "windows",
 }
 _READ_EVERY_S: Final = 0.2
+_LOOK_EVERY_S: Final = 1.0
+_STUCK_AFTER_S: Final = 3.0
 _COUNTED: Final = ("ok", "failed", "skipped_stale", "aborted")
 # The kinds of a run as people are told them, where they are not the ledger's.
 _NOUNS: Final[Mapping[str, str]] = {"incremental": "sync", "prune": "prune"}
@@ -367,6 +369,45 @@ def say_held(run_id: str, free_in_s: float) -> None:
     """Say on standard error why nothing gets on: on a terminal the line comes to stand above the bar."""
     until = f"if its process is gone, the lock is free in {free_in_s:.0f} s"
     _write(sys.stderr, f"waiting for the project's lock, which run {visible(run_id)} holds; {until}")
+
+
+class Waiting:
+    """Says on standard error for what a run waits once it has got nowhere for some seconds, as `say_held` does.
+
+    It is said again when the cause is another one.
+
+    Args:
+        read: Gives `tasks` (open), `code`, `message` and `left_s` (see `workers.runs.Stuck`).
+        timeout_s: The run's own deadline, in seconds from now.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self, read: Callable[[], Any], *, timeout_s: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._read = read
+        self._clock = clock
+        self._until = None if timeout_s is None else clock() + timeout_s
+        self._next_at = self._since = clock()
+        self._tasks: int | None = None
+        self._said: str | None = None
+
+    def __call__(self) -> None:
+        """Look, at most once a second."""
+        now = self._clock()
+        if now < self._next_at:
+            return
+        self._next_at = now + _LOOK_EVERY_S
+        with suppress(LoreError):
+            found = self._read()
+            if found.code is None or found.tasks != self._tasks:
+                self._tasks, self._since = found.tasks, now
+            elif now - self._since >= _STUCK_AFTER_S and found.code != self._said:
+                self._said = found.code
+                ends = [found.left_s, None if self._until is None else self._until - now]
+                left_s = min((end for end in ends if end is not None), default=None)
+                until = "" if left_s is None else f" for {max(left_s, 0):.0f} s at most"
+                _write(sys.stderr, f"waiting: {visible(found.message)}; trying again{until}")
 
 
 class _State:

@@ -87,7 +87,14 @@ class Ledger:
     def read_progress(self, run_id: str) -> dict[str, int]:
         return {"done": 3, "pending": 10}
 
-    def wait(self, run_id: str, *, timeout_s: float | None, on_change: Callable[[], None] | None) -> bool:
+    def wait(
+        self,
+        run_id: str,
+        *,
+        timeout_s: float | None,
+        on_change: Callable[[], None] | None,
+        on_look: Callable[[], None] = lambda: None,
+    ) -> bool:
         self.called("wait", timeout_s)
         return self.ends
 
@@ -99,6 +106,7 @@ class Ledger:
         on_change: Callable[[], None] | None,
         is_interrupted: Callable[[], bool],
         on_held: Callable[[str, float], None] | None,
+        on_look: Callable[[], None],
     ) -> bool:
         assert not is_interrupted()
         if self.is_held and on_held is not None:

@@ -33,6 +33,7 @@ from support import age, drain
 
 import cli
 import workers
+from lore import terminal
 from lore.core import documents as texts
 from lore.core.errors import CODES, EXIT_MEANINGS, Exit
 from lore.core.outcome import WARNINGS
@@ -42,7 +43,7 @@ from lore.settings import read_settings
 from models import base, schema
 from models.ledger import Project, Run
 from models.queue import StagedPayload, Task
-from workers import resources, runs
+from workers import resources, runs, syncing
 from workers.broker import build_broker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -611,6 +612,117 @@ def parse(command: click.Command, words: list[str]) -> None:
         return
     with contextlib.suppress(click.exceptions.Exit):  # of --help
         command.make_context(name, rest)
+
+
+def pressed_once_written(world: World, module: Any, name: str) -> None:
+    """Press Ctrl-C at the moment at which a run is written and its id is not yet known to the command."""
+    real = getattr(module, name)
+
+    def write_and_press(*args: Any, **named: Any) -> Any:
+        written = real(*args, **named)
+        signal.raise_signal(signal.SIGINT)
+        return written
+
+    world.patch().setattr(module, name, write_and_press)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "module", "name"),
+    [
+        (SUBMIT, runs, "submit"),
+        (RETRY, runs, "retry"),
+        ("lore sync", syncing, "open_sync"),
+        ("lore sync 'tern/harbour!1'", runs, "submit"),
+    ],
+)
+def test_ctrl_c_once_a_run_is_written_cancels_it(world: World, line: str, module: Any, name: str) -> None:
+    if line == RETRY:
+        cancelled(world)
+    project = world.environ["LORE_PROJECT"]
+    pressed_once_written(world, module, name)
+
+    answer = world.call(line.replace("tern/harbour", project) + " --robot")
+
+    said = error_of(answer)
+    assert (answer.status, said["code"]) == (Exit.CANCELLED, "RUN_CANCELLED")
+    run = runs.read_run(runs.find_run("last"))
+    assert (run["run_id"], run["status"]) == (said["run_id"], "cancelled")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "module", "name"),
+    [
+        (SUBMIT, runs, "submit"),
+        (f"{SUBMIT} --wait", runs, "submit"),
+        (f"{SUBMIT} --wait", runs, "has_live_worker"),
+        (RETRY, runs, "retry"),
+        ("lore sync", syncing, "open_sync"),
+    ],
+)
+def test_with_redis_ctrl_c_once_a_run_is_written_names_it(world: World, line: str, module: Any, name: str) -> None:
+    if line == RETRY:
+        cancelled(world)
+    world.set(**WITH_REDIS)
+    pressed_once_written(world, module, name)
+
+    answer = world.call(f"{line} --robot")
+
+    said = error_of(answer)
+    run_id = runs.find_run("last")
+    assert (answer.status, said["code"], said["run_id"]) == (130, "DETACHED", run_id)
+    assert any("--follow" in action and run_id in action for action in said["actions"])
+    assert runs.read_run(run_id)["status"] == "queued"
+
+
+@pytest.mark.slow
+def test_ctrl_c_that_came_too_late_for_a_sync_is_for_those_that_were_to_come(world: World) -> None:
+    project = world.environ["LORE_PROJECT"]
+    world.patch().setattr(syncing, "mirrored_projects", lambda url: [project, "not/begun"])
+    world.set(LORE_PROJECT="")
+    pressed_once_written(world, runs, "error_of")
+
+    answer = world.call("lore sync --no-docs --no-embed --robot")
+
+    assert (answer.status, error_of(answer)["code"]) == (130, "INTERRUPTED")
+    assert [run["status"] for run in runs.list_runs()] == ["succeeded"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("options", "said"), [("", 1), ("--quiet", 0), ("--robot", 0)])
+@pytest.mark.parametrize("line", ["lore-submit --mr 1", "lore sync"])
+def test_people_are_told_what_a_run_that_gets_nowhere_waits_for(
+    world: World, line: str, options: str, said: int
+) -> None:
+    world.patch().setattr(terminal, "_STUCK_AFTER_S", 0.0)
+    world.set(LORE_GITLAB_URL="http://127.0.0.1:9", LORE_RUN_DEADLINE="6s")
+
+    answer = world.call(f"{line} {options}")
+
+    assert answer.status == Exit.GITLAB
+    told = r"^waiting: cannot connect to 127\.0\.0\.1: .+; trying again for [0-6] s at most$"
+    assert len(re.findall(told, answer.err, re.MULTILINE)) == answer.err.count("waiting: ") == said
+
+
+@pytest.mark.slow
+def test_people_are_told_what_a_run_of_workers_waits_for(world: World) -> None:
+    world.patch().setattr(terminal, "_STUCK_AFTER_S", 0.0)
+    world.set(**WITH_REDIS)
+    real = runs.wait
+
+    def wait(run_id: str, **named: Any) -> bool:
+        Run.update(status="preflight").execute()
+        Task.update(error_code="GITLAB_UNREACHABLE", error_message="no way").execute()
+        return real(run_id, **named)
+
+    world.patch().setattr(runs, "wait", wait)
+
+    answer = world.call("lore-submit --mr 1 --timeout 3")
+
+    assert answer.status == Exit.STILL_RUNNING
+    assert re.findall("^waiting: .*$", answer.err, re.MULTILINE) == ["waiting: no way; trying again"]
 
 
 def literals(tree: ast.AST) -> set[str]:

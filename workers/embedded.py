@@ -76,6 +76,7 @@ def run_to_end(
     threads: int = 16,
     is_interrupted: Callable[[], bool] = lambda: False,
     on_held: Callable[[str, float], None] | None = None,
+    on_look: Callable[[], None] = lambda: None,
 ) -> None:
     """Do a run in this process, to its end.
 
@@ -87,6 +88,7 @@ def run_to_end(
         is_interrupted: Asked a few times a second whether to leave the run.
         on_held: Called once when another process has kept the project's lock from this run for a second, with the run
             it works for and in how many seconds the lock is free if that process is gone.
+        on_look: Called every second.
 
     Raises:
         KeyboardInterrupt: The run was left, as `is_interrupted` asked for.
@@ -115,6 +117,7 @@ def run_to_end(
                     scope, swept = (None if swept == NEVER else run_id), time.monotonic()
                     upkeep.sweep(only_run_id=scope)
                     lookout.look()
+                    on_look()
                 if runs.has_ended(run_id):
                     return
                 if timeout_s is not None and time.monotonic() - began > timeout_s:

@@ -166,7 +166,8 @@ class Planner:
             deadline_at = Run.select(Run.deadline_at).where(Run.run_id == self.run_id).scalar()
             is_too_long = deadline_at is not None and now_ms() + wait_ms >= deadline_at
             if not is_too_long:
-                moves.record(self.run_id, "plan_waits", stage=runs.STAGE_PREFLIGHT, code=error.code, wait_ms=wait_ms)
+                why = {"code": error.code, "message": error.message[:500]}
+                moves.record(self.run_id, "plan_waits", stage=runs.STAGE_PREFLIGHT, **why, wait_ms=wait_ms)
         log.warning("plan_waits", code=error.code, cause=error.message, wait_ms=wait_ms)
         if is_too_long:
             self.doom(error)

@@ -45,6 +45,23 @@ class Submitted:
     project: str
 
 
+@dataclass(frozen=True)
+class Stuck:
+    """What a run has still to fetch, and for what it waits; `code` is None where it waits for nothing.
+
+    Attributes:
+        tasks: How many endpoints are to be fetched; as long as that is the same, it gets nowhere.
+        code: The last error of the first one that had one.
+        message: The same in words.
+        left_s: How long it is tried again, in seconds; None: without an end.
+    """
+
+    tasks: int
+    code: str | None = None
+    message: str = ""
+    left_s: float | None = None
+
+
 def submit(
     *,
     gitlab_url: str,
@@ -191,8 +208,21 @@ def is_fetching(run_id: str) -> bool:
         return Run.select(Run.status).where(Run.run_id == run_id).scalar() in (rules.QUEUED, rules.PREFLIGHT)
 
 
-def wait(run_id: str, *, timeout_s: float | None = None, on_change: Callable[[], None] | None = None) -> bool:
-    """Wait until the run has ended; False when it had not after `timeout_s` seconds."""
+def wait(
+    run_id: str,
+    *,
+    timeout_s: float | None = None,
+    on_change: Callable[[], None] | None = None,
+    on_look: Callable[[], None] = lambda: None,
+) -> bool:
+    """Wait until the run has ended; False when it had not after `timeout_s` seconds.
+
+    Args:
+        run_id: The run.
+        timeout_s: How long.
+        on_change: Called after every change of the database.
+        on_look: Called at least once a second.
+    """
     until = None if timeout_s is None else time.monotonic() + timeout_s
     watch = Watch()
     while True:
@@ -204,6 +234,7 @@ def wait(run_id: str, *, timeout_s: float | None = None, on_change: Callable[[],
             left_s = 1.0 if until is None else max(0.0, min(1.0, until - time.monotonic()))
             if watch.wait(FOLLOW_POLL_S, timeout_s=left_s) and on_change is not None:
                 on_change()
+            on_look()
         except BusyError as error:
             log.warning("database_busy", code=error.code, cause=error.message)
             time.sleep(BUSY_WAIT_S)
@@ -286,6 +317,44 @@ def read_progress(run_id: str) -> dict[str, int]:
             .tuples()
         )
         return dict(rows)
+
+
+def read_stuck(run_id: str) -> Stuck:
+    """Return how much a run, or a sync with its children, has still to fetch, and what its first task waits for."""
+    with read():
+        mine = (Run.run_id == run_id) | (Run.parent_run_id == run_id)
+        fetching = Run.select(Run.run_id).where(Run.status == rules.PREFLIGHT, mine)
+        open_tasks = Task.select().where(Task.scope_run.in_(fetching), Task.status.in_(rules.OPEN_TASKS))
+        waiting = Task.select(Task.error_code, Task.error_message, Run.deadline_at).join(
+            Run, on=(Run.run_id == Task.scope_run)
+        )
+        waiting = waiting.where(
+            Task.scope_run.in_(fetching), Task.status.in_(rules.OPEN_TASKS), Task.error_code.is_null(False)
+        )
+        found = waiting.order_by(Task.id).limit(1).tuples().first()
+        tasks = open_tasks.count()
+        if not tasks:
+            found = _planner_waits(run_id)
+        if found is None:
+            return Stuck(tasks)
+        code, message, deadline_at = found
+        return Stuck(tasks, code, message or "", None if deadline_at is None else (deadline_at - now_ms()) / 1000)
+
+
+def _planner_waits(run_id: str) -> tuple[str, str, int | None] | None:
+    """Return what the planner of a sync waits for, and until when; None: it has got on since, or there is none."""
+    said = (
+        RunEvent.select(RunEvent.event, RunEvent.detail, Run.deadline_at)
+        .join(Run)
+        .where(RunEvent.run == run_id, Run.status == rules.WALKING, Run.sends > 0)
+        .order_by(RunEvent.id.desc())
+        .limit(1)
+    )
+    row = said.tuples().first()
+    if row is None or row[0] != "plan_waits":
+        return None
+    why = json.loads(row[1])
+    return why["code"], why.get("message", why["code"]), row[2]
 
 
 def error_of(run_id: str) -> RunError | None:

@@ -26,7 +26,7 @@ def test_the_door_imports_only_click_and_the_standard_library_at_its_top(path: s
 
     imported = {
         name if name == "lore.door" else name.split(".")[0]
-        for node in tree.body
+        for node in [inner for outer in tree.body for inner in (outer.body if isinstance(outer, ast.Try) else [outer])]
         for name in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
@@ -76,6 +76,41 @@ def test_the_installed_commands_exit_with_the_status() -> None:
     assert ran.returncode == 2
     assert json.loads(ran.stdout)["error"]["code"] == "BAD_IID"
     assert ran.stderr == ""
+
+
+PRESSING = """
+import signal, sys
+class Pressing:
+    def find_spec(self, name, path=None, target=None):
+        if name in LEFT:
+            LEFT.remove(name)
+            signal.raise_signal(signal.SIGINT)
+LEFT = set(sys.argv.pop(1).split())
+sys.meta_path.insert(0, Pressing())
+import cli
+try:
+    cli.lore_submit()
+finally:
+    assert not LEFT, LEFT
+"""
+
+
+@pytest.mark.parametrize(
+    ("imported", "said"),
+    [
+        ("click", ""),
+        ("cli.doors", ""),
+        ("lore.door", ""),
+        ("cli.submitting", ""),
+        ("lore.core.refs", "error: stopped by Ctrl-C\n  code: INTERRUPTED\n"),
+        ("lore.settings", "error: stopped by Ctrl-C\n  code: INTERRUPTED\n"),
+        ("lore.settings lore.core.outcome", ""),  # again, while the first is answered
+    ],
+)
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(imported: str, said: str) -> None:
+    ran = python("-c", PRESSING, imported, "--mr", "12")
+
+    assert (ran.returncode, ran.stdout, ran.stderr.lstrip("\n")) == (130, "", said)  # click ends the line of a ^C
 
 
 def test_a_terminal_that_cannot_show_a_letter_shows_its_escape() -> None:

@@ -209,22 +209,32 @@ def test_ctrl_c_while_waiting_detaches_and_says_how_to_follow_or_cancel(call: Ca
 def test_the_first_ctrl_c_in_a_run_of_our_own_is_noted_and_the_second_is_raised() -> None:
     before = signal.getsignal(signal.SIGINT)
 
-    with noting_ctrl_c() as was_pressed:
-        assert not was_pressed()
+    with noting_ctrl_c() as ctrl_c:
+        assert not ctrl_c.was_pressed
         signal.raise_signal(signal.SIGINT)
-        assert was_pressed()
+        assert ctrl_c.was_pressed
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_what_may_be_left_anywhere_is_left_at_the_first_ctrl_c_also_at_one_that_came_before() -> None:
+    with noting_ctrl_c() as ctrl_c:
+        with pytest.raises(KeyboardInterrupt), ctrl_c.raised():
+            signal.raise_signal(signal.SIGINT)
+        assert not ctrl_c.was_pressed
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), ctrl_c.raised():
+            pytest.fail("it came before")
+
+
 def test_ctrl_c_stays_ignored_where_a_shell_has_it_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with noting_ctrl_c() as was_pressed:
+        with noting_ctrl_c() as ctrl_c:
             signal.raise_signal(signal.SIGINT)
-            assert not was_pressed()
+            assert not ctrl_c.was_pressed
     finally:
         signal.signal(signal.SIGINT, before)
 

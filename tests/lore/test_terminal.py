@@ -8,6 +8,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lore.core.errors import BusyError, SettingError, UsageError
-from lore.terminal import error_lines, event_line, show_checks, show_entity, show_run, show_runs, visible, watching
+from lore.terminal import (
+    Waiting,
+    error_lines,
+    event_line,
+    show_checks,
+    show_entity,
+    show_run,
+    show_runs,
+    visible,
+    watching,
+)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +256,64 @@ def test_the_view_reads_at_most_five_times_a_second() -> None:
             on_change()
 
     assert len(reads) == 1
+
+
+def stuck(tasks: int, code: str | None = None, left_s: float | None = 60.0) -> SimpleNamespace:
+    return SimpleNamespace(tasks=tasks, code=code, message=f"the \x1b {code}", left_s=left_s)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([stuck(8, "DOWN")] * 9, ["the \\x1b DOWN; trying again for 60 s at most"]),
+        ([stuck(8, "DOWN", None)] * 9, ["the \\x1b DOWN; trying again"]),
+        ([stuck(8, "DOWN")] * 3, []),
+        ([stuck(8)] * 9, []),
+        ([stuck(8 - second, "DOWN") for second in range(9)], []),  # one after the other is done
+        ([stuck(8, "DOWN"), stuck(8)] * 5, []),
+        (
+            [stuck(8, "DOWN")] * 6 + [stuck(8, "LIMITED")] * 6 + [stuck(8)] + [stuck(8, "LIMITED")] * 6,
+            ["the \\x1b DOWN; trying again for 60 s at most", "the \\x1b LIMITED; trying again for 60 s at most"],
+        ),
+    ],
+)
+def test_what_a_run_waits_for_is_said_once_it_gets_nowhere_and_again_when_it_is_something_else(
+    found: list[Any], said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter(found)
+    seconds = itertools.count()
+    look = Waiting(lambda: next(answers), clock=lambda: float(next(seconds)))
+
+    for _ in found:
+        look()
+
+    assert capsys.readouterr().err.splitlines() == [f"waiting: {line}" for line in said]
+
+
+def test_what_a_run_waits_for_is_read_once_a_second_and_ends_with_the_commands_deadline(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    quarters = itertools.count()
+    reads = []
+
+    def read() -> Any:
+        reads.append(1)
+        return stuck(8, "DOWN")
+
+    look = Waiting(read, timeout_s=10, clock=lambda: next(quarters) / 4)
+
+    for _ in range(21):
+        look()
+
+    assert len(reads) == 6
+    assert capsys.readouterr().err == "waiting: the \\x1b DOWN; trying again for 6 s at most\n"
+
+
+def test_a_look_at_what_is_waited_for_that_fails_does_not_end_the_run() -> None:
+    def read() -> Any:
+        raise BusyError("DATABASE_BUSY", "busy")
+
+    Waiting(read)()
 
 
 def test_a_view_that_cannot_be_read_does_not_end_the_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from lore.core.errors import BusyError
 from models.base import database, disconnect, is_postgresql, now_ms, read, write
 from models.ledger import Run
 from models.locks import ProjectLock
-from models.queue import Task, pause_host
+from models.queue import GitLabHost, Task, pause_host
 from models.watch import Watch
 from workers import commit, embedded, findings, moves, preflight, resources, runs, upkeep
 
@@ -188,6 +188,26 @@ def test_a_pause_that_outlasts_the_deadline_fails_at_once_with_its_cause(gitlab:
     assert error is not None
     assert (error.code, int(error.exit)) == ("GITLAB_RATE_LIMITED", 6)
     assert (gitlab.asked, open_tasks()) == ([], 0)
+
+
+def test_the_ledger_says_what_a_run_waits_for_and_for_how_long_also_in_a_pause(gitlab: FakeGitLab) -> None:
+    with write():
+        pause_host(GITLAB_URL, 60_000)
+    run_id = submit(MR_12)
+    assert runs.read_stuck(run_id) == runs.Stuck(0)
+    drain()
+
+    stuck = runs.read_stuck(run_id)
+    assert (stuck.tasks, stuck.code) == (open_tasks(), "GITLAB_RATE_LIMITED")
+    assert stuck.message == "GitLab asks to wait: every request to it is paused"
+    assert stuck.left_s is not None
+    assert 60 < stuck.left_s <= resources.settings().run_deadline_ms / 1000
+
+    age(GitLabHost, 61_000, GitLabHost.paused_until)
+    age(Task, 61_000, Task.next_at)
+    upkeep.sweep()
+    drain()
+    assert runs.read_stuck(run_id) == runs.Stuck(0)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one write lock for everybody
