@@ -9,6 +9,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import count
@@ -38,6 +39,7 @@ READING_SCOPES: Final = ("read_api", "api")
 # A token that ends sooner than this is better made anew today.
 TOKEN_DAYS: Final = 7
 # What SQLite says of a file that is no database, or is one no longer.
+_SQLITE: Final = b"SQLite format 3\0"
 _DAMAGED: Final = ("file is not a database", "disk image is malformed", "malformed database schema")
 
 
@@ -302,13 +304,21 @@ def _own_action(error: LoreError, settings: Settings) -> str:
     action = next((action for action in error.actions if action != "lore doctor"), None)
     if action is not None:
         return action
-    if any(words in error.message for words in _DAMAGED) and settings.sqlite_path is not None:
-        return _put_aside(settings.sqlite_path)
+    path = settings.sqlite_path
+    if path is not None and any(words in error.message for words in _DAMAGED) and _began_as_sqlite(path):
+        return _put_aside(path)
     if error.code.startswith(("DATABASE", "NETWORK")):
         return _change("database_url", settings)
     if error.code.startswith("GITLAB") and error.code not in ("GITLAB_UNAUTHORIZED", "GITLAB_FORBIDDEN"):
         return shlex.join(["curl", "-sSI", settings.gitlab_url])
     return change_action()
+
+
+def _began_as_sqlite(path: Path) -> bool:
+    """Tell whether a file is a database, though a damaged one; nobody is told to move a file that is another's."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(_SQLITE)) == _SQLITE
+    return False
 
 
 def _put_aside(path: Path) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from datetime import date
@@ -214,7 +215,11 @@ def test_a_damaged_database_is_put_aside_by_its_action(unreachable: Settings, tm
     path = tmp_path / "it's" / "lore.db"
     path.parent.mkdir()
     (tmp_path / "it's" / "lore.db.damaged").touch()
-    path.write_bytes(b"this is no database" * 100)
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE schema_migration (name TEXT)")
+    connection.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + b"\xff" * (len(whole) - 100))
 
     check = by_name(dataclasses.replace(unreachable, database_url=f"sqlite://{path}"))["database"]
 
@@ -224,6 +229,16 @@ def test_a_damaged_database_is_put_aside_by_its_action(unreachable: Settings, tm
     assert then == "lore sync"
     assert not path.exists()
     assert (tmp_path / "it's" / "lore.db.damaged1" / "lore.db").exists()
+
+
+def test_a_file_that_is_another_s_is_not_put_aside(unreachable: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "passwd"
+    path.write_bytes(b"this is no database" * 100)
+
+    check = by_name(dataclasses.replace(unreachable, database_url=f"sqlite://{path}"))["database"]
+
+    assert (check.is_ok, str(path) in check.detail) == (False, True)
+    assert " mv " not in str(check.action)
 
 
 @pytest.mark.slow
