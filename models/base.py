@@ -7,6 +7,7 @@ mode of a writing transaction, the clock, and what an error of the driver means.
 from __future__ import annotations
 
 import select
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,11 @@ database: Final = peewee.DatabaseProxy()
 SQLITE_BUSY_S: Final = 20.0
 # What PostgreSQL raises when somebody else won, or the connection went: the step can be tried again as a whole.
 _PASSING_SQLSTATES: Final = ("40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03", "53300", "25P03")
+# No room on the disk: for the pages that are written, or for the file beside the database that even a reader makes.
+_FULL_CODES: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+_FULL_SQLSTATE: Final = "53100"
 _refused_by: StorageError | None = None
+_full: BusyError | None = None
 
 
 class NeverReusedId(peewee.AutoField):
@@ -99,7 +104,10 @@ class SqliteDatabase(peewee.SqliteDatabase):
     def rollback(self) -> None:
         """Roll back, and let the next one write."""
         try:
-            super().rollback()
+            with peewee.__exception_wrapper__:
+                is_open = self.connection().in_transaction
+            if is_open:  # SQLite has rolled back by itself where the disk is full: a second time would hide why
+                super().rollback()
         finally:
             turns.pass_on()
 
@@ -198,7 +206,8 @@ def write() -> Iterator[None]:
     transaction it would silently become a savepoint, so that is a bug.
 
     Raises:
-        BusyError: Somebody else won, or the connection was lost; at COMMIT the outcome is then unknown.
+        BusyError: Somebody else won, the disk is full, or the connection was lost; at COMMIT the outcome of that last
+            is unknown.
         StorageError: The database cannot do it.
     """
     if database.in_transaction():
@@ -221,6 +230,16 @@ def refuse_writes(error: StorageError) -> None:
     """Let every later `write()` of this process raise: the database is not ours to change any more."""
     global _refused_by
     _refused_by = error
+
+
+def take_full() -> BusyError | None:
+    """Return what this process met of a full disk since it was asked last; None: nothing.
+
+    Whoever meets it leaves his work to others, and a disk is full for all of them: one of them says so.
+    """
+    global _full
+    met, _full = _full, None
+    return met
 
 
 @contextmanager
@@ -269,6 +288,11 @@ def _operational(error: peewee.OperationalError) -> StorageError:
     text = _first_line(error)
     if "database is locked" in text or "database table is locked" in text:
         return BusyError("DATABASE_BUSY", f"the database was busy for too long: {_writers()} its write lock")
+    if _is_full(error):
+        global _full
+        whose = "PostgreSQL" if is_postgresql() else f"the database {database.obj.database}"
+        _full = BusyError("DATABASE_FULL", f"the disk of {whose} is full: make room, then do the same again")
+        return _full
     if is_postgresql():
         disconnect_if_broken()
         state = _sqlstate(error)
@@ -309,13 +333,25 @@ def _has_hung_up(connection: Any) -> bool:
 
 
 def _sqlstate(error: BaseException) -> str | None:
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         state = getattr(cause, "sqlstate", None) or getattr(getattr(cause, "orig", None), "sqlstate", None)
         if state:
             return str(state)
-        cause = cause.__context__ if cause.__context__ is not cause else None
     return None
+
+
+def _is_full(error: BaseException) -> bool:
+    # A savepoint that went with its transaction is the last error, not the first.
+    return _sqlstate(error) == _FULL_SQLSTATE or any(
+        getattr(cause, "sqlite_errorcode", None) in _FULL_CODES for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__context__ if cause.__context__ is not cause else None
 
 
 def _first_line(error: BaseException) -> str:

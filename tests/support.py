@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from lore.core.errors import RefusedError
 from lore.core.plan import Entity
 from lore.core.runs import RunOptions
 from lore.settings import Settings, read_settings
-from models.base import Table, database, is_postgresql
+from models.base import SqliteDatabase, Table, database, disconnect, is_postgresql
 from models.content import CHILD_TABLES, DirtySource, Issue, MergeRequest
 from models.documents import Document, Embedding
 from models.ledger import Run
@@ -198,6 +199,43 @@ def wait_until_waited_for() -> None:
         "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))"
     )
     wait_until(lambda: bool(database.execute_sql(waiting).fetchone()[0]), "another connection waits for this one")
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let the database find no room for a page of a payload, as it is when the disk is full.
+
+    SQLite may add no page to its file, which is the same error; PostgreSQL's is raised in its name.
+    """
+    if is_postgresql():
+        for statement in _PLANT_FULL:
+            database.execute_sql(statement)
+        try:
+            yield
+        finally:
+            database.execute_sql("DROP FUNCTION IF EXISTS full_disk CASCADE")
+        return
+    database.execute_sql("VACUUM")
+    disconnect()
+    real = SqliteDatabase._add_conn_hooks
+
+    def with_no_room(self: Any, connection: Any) -> None:
+        real(self, connection)
+        connection.execute("PRAGMA max_page_count = 1")  # those that are there stay
+
+    SqliteDatabase._add_conn_hooks = with_no_room
+    try:
+        yield
+    finally:
+        SqliteDatabase._add_conn_hooks = real
+        disconnect()
+
+
+_PLANT_FULL = (
+    "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$",
+    "CREATE TRIGGER full_disk BEFORE INSERT ON staged_payloads EXECUTE FUNCTION full_disk()",
+)
 
 
 def drain(*, only: set[str] | None = None, limit: int | None = None) -> int:

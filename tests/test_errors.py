@@ -29,7 +29,7 @@ import dramatiq
 import dramatiq.worker
 import pytest
 from servers import redis_running, wait_until
-from support import age, drain
+from support import age, drain, full_disk
 
 import cli
 import workers
@@ -438,6 +438,7 @@ MET: dict[str, Met] = {
     "LIST_UNSTABLE": Met(SUBMIT, unstable, SHORT, ["SURGICAL_PREFLIGHT_FAILED", "RUN_DEADLINE"], exit=Exit.GITLAB),
     "DATABASE_UNREACHABLE": Met("lore sync-runs", environ={"LORE_DATABASE_URL": "/proc/no/lore.db"}),
     "DATABASE_BUSY": Met("lore cancel last", held),
+    "DATABASE_FULL": Met(SUBMIT, lambda world: world.stack.enter_context(full_disk())),
     "DATABASE_NEWER": Met("lore sync-runs", newer),
     "DATABASE_ERROR": Met("lore sync-runs", damaged),
     "BROKER_UNREACHABLE": Met("lore sweep", no_redis),

@@ -27,9 +27,15 @@ def actor(queue_name: str, *, priority: int = 0) -> Callable[[Callable[[Any], No
             try:
                 work(key)
             except BusyError as error:
-                log.warning("left_to_the_sweeper", code=error.code, cause=error.message)
+                say_busy("left_to_the_sweeper", error)
 
         declared: dramatiq.Actor[[Any], None] = dramatiq.actor(queue_name=queue_name, priority=priority)(run)
         return declared
 
     return declare
+
+
+def say_busy(event: str, error: BusyError, **more: Any) -> None:
+    """Log what a busy database kept somebody from; of a full one there is one line a sweep, and not one each."""
+    say = log.debug if error.code == "DATABASE_FULL" else log.warning
+    say(event, code=error.code, cause=error.message, **more)

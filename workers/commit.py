@@ -29,7 +29,7 @@ from models.ledger import Run, RunEntity
 from models.locks import Lease, ProjectLock
 from models.queue import bodies_of, staged
 from workers import landing, messages, moves, resources
-from workers.actors import BEHIND_PEOPLE, actor
+from workers.actors import BEHIND_PEOPLE, actor, say_busy
 
 log = get_logger(__name__)
 
@@ -336,23 +336,28 @@ def _end_entity(work: _Work, entity: plan.Entity, status: str, *, is_settled: bo
 
 
 def _try_again(work: _Work, error: BusyError) -> None:
-    """Leave the run to a sweeper: somebody else won, or at COMMIT the connection was lost and the outcome is open."""
-    log.warning("commit_interrupted", code=error.code, cause=error.message)
+    """Leave the run to a sweeper: somebody else won, or at COMMIT the connection was lost and the outcome is open.
+
+    A full disk is no lost try: what was fetched is there until somebody makes room.
+    """
+    is_full = error.code == "DATABASE_FULL"
+    say_busy("commit_interrupted", error)
     try:
         with write():
             if not locks.renew(work.lease, lease_ms=resources.settings().lock_lease_ms):
                 return
             run = Run.get_by_id(work.run_id)
-            if run.status == runs.COMMITTING and run.stage_tries >= runs.COMMIT_TRIES_LIMIT:
+            if run.status == runs.COMMITTING and run.stage_tries >= runs.COMMIT_TRIES_LIMIT and not is_full:
                 moves.settle(work.run_id, runs.FAILED, error_code=error.code, error_message=error.message)
                 return
             locks.release(work.lease)
             # As sent just now: what stood in the way gets the time until a sweeper sends it again.
-            Run.update(sent_at=clock(), sends=Run.sends + 1, deadline_at=None).where(
+            tries = Run.stage_tries - int(is_full)
+            Run.update(sent_at=clock(), sends=Run.sends + 1, deadline_at=None, stage_tries=tries).where(
                 Run.run_id == work.run_id, Run.status == runs.COMMITTING
             ).execute()
-    except BusyError:
-        log.warning("lock_kept_to_its_end", owner=work.lease.owner)
+    except BusyError as another:
+        say_busy("lock_kept_to_its_end", another, owner=work.lease.owner)
 
 
 def _set_aside_or_fail(work: _Work, message: str) -> bool:

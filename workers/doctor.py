@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -38,6 +39,8 @@ log = get_logger(__name__)
 READING_SCOPES: Final = ("read_api", "api")
 # A token that ends sooner than this is better made anew today.
 TOKEN_DAYS: Final = 7
+# What is fetched and written side by side takes a few megabytes, and more where a diff is large.
+LEAST_FREE_BYTES: Final = 10_000_000
 # What SQLite says of a file that is no database, or is one no longer.
 _SQLITE: Final = b"SQLite format 3\0"
 _DAMAGED: Final = ("file is not a database", "disk image is malformed", "malformed database schema")
@@ -188,8 +191,10 @@ def _database(settings: Settings) -> Iterator[Check]:
         embeddings = _embeddings(settings)
     finally:
         base.disconnect()
-    kind = "PostgreSQL" if path is None else f"SQLite {path}"
-    yield Check("database", True, f"{kind}, {sum(runs.values())} runs")
+    if path is None:
+        yield Check("database", True, f"PostgreSQL, {sum(runs.values())} runs")
+    else:
+        yield _judge_room(path, f"SQLite {path}, {sum(runs.values())} runs")
     waiting = {status: count for status, count in runs.items() if status in rules.OPEN_STATUSES}
     open_tasks = sum(tasks.get(status, 0) for status in rules.OPEN_TASKS)
     said = ", ".join(f"{count} {status}" for status, count in sorted(waiting.items())) or "no open run"
@@ -204,6 +209,18 @@ def _database(settings: Settings) -> Iterator[Check]:
     # One index row a document: anything else is a bug of ours, and building them anew mends it.
     yield Check("search", built == indexed, f"{built} documents, {indexed} in the full-text index")
     yield embeddings
+
+
+def _judge_room(path: Path, detail: str) -> Check:
+    """Say whether a run has room beside the SQLite database: what it fetches is written there first."""
+    free = shutil.disk_usage(path.parent).free
+    has_room = free >= LEAST_FREE_BYTES
+    detail += "" if has_room else f"; its disk is full, or nearly so: {free / 1e6:.1f} MB are free"
+    return Check("database", has_room, detail, None if has_room else _look_for_room(path))
+
+
+def _look_for_room(path: Path) -> str:
+    return shlex.join(["df", "-h", str(path.parent)])
 
 
 def _longest_lease_ms() -> int:
@@ -301,6 +318,8 @@ def _count(query: peewee.ModelSelect) -> dict[str, int]:
 
 def _own_action(error: LoreError, settings: Settings) -> str:
     """Return what mends it; the doctor does not send anybody to the doctor."""
+    if error.code == "DATABASE_FULL" and settings.sqlite_path is not None:
+        return _look_for_room(settings.sqlite_path)
     action = next((action for action in error.actions if action != "lore doctor"), None)
     if action is not None:
         return action

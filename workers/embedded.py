@@ -15,7 +15,7 @@ import dramatiq
 from dramatiq import Message, MessageProxy
 from dramatiq.brokers.stub import StubBroker
 
-from lore.core.errors import BusyError
+from lore.core.errors import BusyError, RunError
 from lore.logs import get_logger
 from workers import middleware
 
@@ -92,8 +92,10 @@ def run_to_end(
 
     Raises:
         KeyboardInterrupt: The run was left, as `is_interrupted` asked for.
+        RunError: DATABASE_FULL. Not even a deadline could be written, so the run stays open, to be gone on with.
     """
-    from models.watch import Watch  # noqa: PLC0415  # this module is imported by tests without a database
+    from models.base import take_full  # noqa: PLC0415  # this module is imported by tests without a database
+    from models.watch import Watch  # noqa: PLC0415  # the same
     from workers import runs, upkeep  # noqa: PLC0415  # the actors need the broker to be set first
 
     broker = dramatiq.get_broker()
@@ -104,6 +106,7 @@ def run_to_end(
     watch = Watch()
     patience_ms = STOP_MS
     lookout = _Lookout(run_id, on_held)
+    take_full()
     try:
         worker.start()
         while True:
@@ -128,8 +131,12 @@ def run_to_end(
                     if on_change is not None:
                         on_change()
             except BusyError as error:
-                log.warning("database_busy", code=error.code, cause=error.message)
-                time.sleep(BUSY_WAIT_S)
+                if error.code != "DATABASE_FULL":
+                    log.warning("database_busy", code=error.code, cause=error.message)
+                    time.sleep(BUSY_WAIT_S)
+            full = take_full()  # met here, or by an actor
+            if full is not None:
+                raise RunError(full.code, f"{full.message}; run {run_id} stays open", run_id=run_id) from full
     finally:
         worker.stop(timeout=patience_ms)
         broker.is_worked, broker.only_run_id = False, None

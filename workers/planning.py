@@ -26,7 +26,7 @@ from models.ledger import Project, Run, SyncCursor, SyncDebt, SyncStep
 from models.queue import pause_host
 from workers import landing, messages, moves, politeness, resources, syncing
 from workers import runs as doors
-from workers.actors import BEHIND_PEOPLE, actor
+from workers.actors import BEHIND_PEOPLE, actor, say_busy
 from workers.ending import end_sync
 from workers.walking import FEATURES, Lists, Stretch
 
@@ -154,8 +154,8 @@ class Planner:
                 Run.update(
                     stage_owner=None, stage_until=clock() + wait_ms, stage_tries=0, sent_at=None, sends=Run.sends + 1
                 ).where(*self._is_held()).execute()
-        except BusyError:
-            log.warning("planner_kept_to_its_end", owner=self.owner)
+        except BusyError as error:
+            say_busy("planner_kept_to_its_end", error, owner=self.owner)
 
     def wait_or_doom(self, error: PassingError) -> None:
         """Wait for what can pass; a wait past the deadline dooms the sync with its cause."""

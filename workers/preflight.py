@@ -36,7 +36,7 @@ from models.queue import (
 )
 from models.statements import Prepared, given
 from workers import messages, moves, politeness, resources
-from workers.actors import BEHIND_PEOPLE, actor
+from workers.actors import BEHIND_PEOPLE, actor, say_busy
 
 log = get_logger(__name__)
 
@@ -135,7 +135,7 @@ def _fetch_all(claims: Sequence[Claim]) -> None:
                 _give_back(live.claims[len(fetched) :])
                 break
         except BusyError as error:
-            log.warning("left_to_the_sweeper", code=error.code, cause=error.message)
+            say_busy("left_to_the_sweeper", error)
             _give_back(live.claims)
             return
         except LoreError as error:
@@ -461,8 +461,8 @@ def _give_back(claims: Sequence[Claim]) -> None:
                     claimed_by=None,
                     claimed_until=None,
                 ).where(*is_held(held)).execute()
-    except BusyError:
-        log.warning("claims_kept_to_their_end", count=len(claims))
+    except BusyError as error:
+        say_busy("claims_kept_to_their_end", error, count=len(claims))
 
 
 def _entity(held: Claim) -> str:

@@ -138,6 +138,7 @@ class _Loop:
         """Without Redis a run is noticed by the change of the database, not by a message."""
         from models.watch import Watch  # noqa: PLC0415  # only without Redis
         from workers import upkeep  # noqa: PLC0415  # the actors need the broker to be set first
+        from workers.actors import say_busy  # noqa: PLC0415  # the same
 
         watch = Watch()
         while not self._stop.is_set():
@@ -145,7 +146,7 @@ class _Loop:
                 if watch.wait(WATCH_EVERY_S, timeout_s=ANNOUNCE_EVERY_S):
                     upkeep.sweep()
             except BusyError as error:
-                log.warning("sweep_postponed", code=error.code, cause=error.message)
+                say_busy("sweep_postponed", error)
 
     def _fatal(self, error: StorageError) -> None:
         base.refuse_writes(error)

@@ -17,6 +17,7 @@ from lore.logs import get_logger
 from models.base import clock, now_ms, read, write
 from models.ledger import Run, RunEntity
 from workers import moves, resources
+from workers.actors import say_busy
 
 log = get_logger(__name__)
 
@@ -90,8 +91,8 @@ def give_back(held: Held) -> None:
                 sent_at=clock(),
                 sends=Run.sends + 1,
             ).where(*_is_held(held)).execute()
-    except BusyError:
-        log.warning("stage_kept_to_its_end", owner=held.owner)
+    except BusyError as error:
+        say_busy("stage_kept_to_its_end", error, owner=held.owner)
 
 
 def fail(run_id: str, code: str, message: str, *, failures: list[Failure]) -> None:

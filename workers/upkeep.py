@@ -14,10 +14,11 @@ from typing import Any
 from lore.core import runs
 from lore.core.errors import BusyError, StorageError
 from lore.logs import get_logger
-from models.base import clock, database, disconnect, now_ms, read, storage_errors, write
+from models.base import clock, database, disconnect, now_ms, read, storage_errors, take_full, write
 from models.ledger import Run, RunEntity
 from models.queue import Task
 from workers import findings, messages, moves, resources, stages
+from workers.actors import say_busy
 from workers.commit import hand_over
 from workers.findings import Scope
 
@@ -65,9 +66,12 @@ class Sweeper(threading.Thread):
                 self._check()
                 sweep()
             except BusyError as error:
-                log.warning("sweep_postponed", code=error.code, cause=error.message)
+                say_busy("sweep_postponed", error)
             except Exception:
                 log.exception("sweep_failed")
+            full = take_full()  # met by the sweep, or by an actor since the last one
+            if full is not None:
+                log.warning("database_full", cause=full.message)
         disconnect()
 
     def stop(self) -> None:

@@ -12,7 +12,7 @@ A class says what the *caller* does about it; a code says what happened and neve
     ├── EmbedderError        the embedder gave no vectors: fail the stage
     │   └── EmbedderDownError  asking again later may work
     ├── StorageError         the database
-    │   └── BusyError        the database was busy or the connection was lost: try the whole step again
+    │   └── BusyError        the database was busy or full, or the connection was lost: try the whole step again
     ├── BrokerError          Redis
     ├── DemoError            the demo did not come to its end
     └── RunError             the run itself ended, or goes on, otherwise than asked
@@ -165,6 +165,11 @@ CODES: dict[str, Code] = {
     # database and broker
     "DATABASE_UNREACHABLE": Code("the database cannot be opened", Exit.DATABASE, ("lore doctor",)),
     "DATABASE_BUSY": Code("the database was busy for too long", Exit.DATABASE, ("lore doctor",)),
+    "DATABASE_FULL": Code(
+        "the disk of the database is full: make room, then do the same again",
+        Exit.DATABASE,
+        ("lore doctor", _LOOK),
+    ),
     "DATABASE_NEWER": Code("the database was written by a newer lore", Exit.DATABASE, ("lore doctor",)),
     "DATABASE_ERROR": Code("the database refused a statement", Exit.DATABASE, ("lore doctor",)),
     "BROKER_UNREACHABLE": Code("Redis does not answer", Exit.BROKER, ("lore doctor",)),
@@ -311,7 +316,7 @@ class StorageError(LoreError):
 
 
 class BusyError(StorageError):
-    """The database was busy, chose us as the victim of a deadlock, or the connection was lost: the outcome is open."""
+    """The database was busy or full, chose a victim of a deadlock, or the connection was lost: the outcome is open."""
 
 
 class BrokerError(LoreError):

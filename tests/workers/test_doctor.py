@@ -21,7 +21,7 @@ from lore.core.payloads import TokenInfo
 from lore.settings import Settings, read_settings
 from models import base
 from models.ledger import Project, Run
-from workers import QUEUES
+from workers import QUEUES, doctor
 from workers.doctor import Check, checks, judge_token, judge_workers
 
 TOKEN = "glpat-s3cr3t"
@@ -120,6 +120,22 @@ def test_a_database_that_can_never_be_made_is_not_ok(tmp_path: Path, place: str)
     assert check.detail.startswith(f"DATABASE_UNREACHABLE: the database {path} cannot be made")
     assert check.action == "env -u LORE_DATABASE_URL lore doctor"
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_with_no_room_for_a_run_is_not_ok(
+    ledger: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if base.is_postgresql():
+        return  # its disk is another host's
+    before = by_name(settings)["database"]
+    monkeypatch.setattr(doctor, "LEAST_FREE_BYTES", 1 << 80)
+
+    check = by_name(settings)["database"]
+
+    assert before.is_ok
+    assert not check.is_ok
+    assert re.search(r"its disk is full, or nearly so: [0-9.]+ MB are free", check.detail)
+    assert check.action == f"df -h {settings.sqlite_path.parent}"
 
 
 def test_a_folder_that_may_not_be_written_is_not_ok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
