@@ -126,7 +126,7 @@ def _take_up(settings: Settings) -> int:
     can_fetch = settings.gitlab_token is not None
     left = findings.left_behind(settings.gitlab_url, silent_ms=silent_ms, can_fetch=can_fetch)
     works_long()
-    for run_id in left:
-        with noting_ctrl_c() as was_pressed:
-            embedded.run_to_end(run_id, threads=settings.gitlab_concurrency, is_interrupted=was_pressed)
+    with noting_ctrl_c() as ctrl_c:
+        for run_id in left:
+            embedded.run_to_end(run_id, threads=settings.gitlab_concurrency, is_interrupted=lambda: ctrl_c.was_pressed)
     return len(left)
