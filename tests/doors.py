@@ -30,6 +30,7 @@ class Ledger:
     raises: dict[str, BaseException] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     title: str = "Fix the frobnicator"
+    left: list[str] = field(default_factory=list)
 
     def called(self, name: str, *args: Any) -> None:
         self.calls.append((name, *args))
@@ -102,11 +103,12 @@ class Ledger:
         self,
         run_id: str,
         *,
-        timeout_s: float | None,
-        on_change: Callable[[], None] | None,
         is_interrupted: Callable[[], bool],
-        on_held: Callable[[str, float], None] | None,
-        on_look: Callable[[], None],
+        timeout_s: float | None = None,
+        on_change: Callable[[], None] | None = None,
+        on_held: Callable[[str, float], None] | None = None,
+        on_look: Callable[[], None] = lambda: None,
+        threads: int = 16,
     ) -> bool:
         assert not is_interrupted()
         if self.is_held and on_held is not None:
@@ -133,6 +135,10 @@ class Ledger:
 
     def open_ledger(self, settings: Any) -> None:
         self.called("open_ledger")
+
+    def left_behind(self, gitlab_url: str, **options: Any) -> list[str]:
+        self.called("left_behind", gitlab_url, options)
+        return self.left
 
     def sweep(self) -> dict[str, int]:
         self.called("sweep")

@@ -36,6 +36,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
         " error_of cancel has_live_worker",
         "embedded": "run_to_end",
         "upkeep": "sweep",
+        "findings": "left_behind",
         "processes": "serve",
         "reads": "show",
         "doctor": "checks",

@@ -20,6 +20,15 @@ def test_sweep_says_what_it_moved(call: Caller, ledger: Ledger) -> None:
     assert call("lore sweep --robot").robot["data"] == {"swept": {"fetch_sent": 2}}
 
 
+def test_a_sweep_without_redis_does_what_was_left_and_says_how_many(call: Caller, ledger: Ledger) -> None:
+    ledger.left = ["run-1", "run-2"]
+
+    answer = call("lore sweep --robot")
+
+    assert answer.robot["data"]["swept"]["taken_up"] == 2
+    assert ledger.names().count("run_to_end") == 2
+
+
 def test_worker_serves_the_named_queues(call: Caller, ledger: Ledger) -> None:
     assert call("lore worker --queues fetch,commit --processes 2 --threads 3").status == 0
     assert call("lore worker --until-stdin-closes --robot").robot["data"] == {"exit": 0}
