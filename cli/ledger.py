@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -101,7 +102,7 @@ def sweep(call: Call) -> None:
     """Move on every run that was left behind.
 
     Workers do so themselves, every second. Without Redis nobody else takes up what a killed process left: it is done
-    here, to its end, once nobody has touched it for a minute.
+    here, to its end, once nobody has touched it for a minute or two.
     """
     settings = call.settings()
     open_workers(settings, needs_token=False)
@@ -109,24 +110,36 @@ def sweep(call: Call) -> None:
     from lore.terminal import show_fields
     from workers import upkeep
 
+    left = _left_behind(settings) if settings.is_embedded else []  # before the sweep, which touches what it finds
     counts = Counter(upkeep.sweep())
-    if settings.is_embedded:
-        counts["taken_up"] = _take_up(settings)
-    else:
+    if not settings.is_embedded:
         workers.require_broker()
+    _take_up(left, threads=settings.gitlab_concurrency)
+    counts["taken_up"] = len(left)
     counts = +counts  # without what did nothing
     call.done({"swept": counts}, show=lambda: show_fields(counts, title="swept" if counts else "nothing to sweep"))
 
 
-def _take_up(settings: Settings) -> int:
-    """Do, in this process, what killed ones left; return how many runs that were. Ctrl-C leaves the rest as it is."""
-    from workers import embedded, findings
+def _left_behind(settings: Settings) -> list[str]:
+    from workers import findings
 
-    silent_ms = max(settings.lock_lease_ms, settings.claim_lease_ms)
-    can_fetch = settings.gitlab_token is not None
-    left = findings.left_behind(settings.gitlab_url, silent_ms=silent_ms, can_fetch=can_fetch)
+    return findings.left_behind(
+        settings.gitlab_url,
+        silent_ms=max(settings.lock_lease_ms, settings.claim_lease_ms),
+        can_fetch=settings.gitlab_token is not None,
+        can_embed=settings.embeddings != "off",
+    )
+
+
+def _take_up(run_ids: Sequence[str], *, threads: int) -> None:
+    """Do, in this process, what killed ones left. Ctrl-C leaves the rest as it is."""
+    from workers import embedded
+
     works_long()
     with noting_ctrl_c() as ctrl_c:
-        for run_id in left:
-            embedded.run_to_end(run_id, threads=settings.gitlab_concurrency, is_interrupted=lambda: ctrl_c.was_pressed)
-    return len(left)
+        for run_id in run_ids:
+            try:
+                embedded.run_to_end(run_id, threads=threads, is_interrupted=lambda: ctrl_c.was_pressed)
+            except KeyboardInterrupt:
+                embedded.give_back(run_id)
+                raise

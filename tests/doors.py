@@ -116,6 +116,9 @@ class Ledger:
         self.called("run_to_end", timeout_s)
         return self.ends
 
+    def give_back(self, run_id: str) -> None:
+        self.called("give_back", run_id)
+
     def error_of(self, run_id: str) -> RunError | None:
         self.called("error_of")
         return self.error

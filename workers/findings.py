@@ -5,6 +5,7 @@ Each query starts from an index on a status of open work, so that it costs what 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from lore.core import runs
 from models.base import clock, now_ms, read
 from models.ledger import Project, Run, RunEntity
 from models.locks import ProjectLock
-from models.queue import StagedPayload, Task
+from models.queue import StagedPayload, Task, paused_until
 
 BATCH: Final = 200
 
@@ -181,34 +182,44 @@ def left_open(scope: Scope) -> list[str]:
     return sorted({row[0] for query in (tasks, entities, pages) for row in query.distinct().limit(BATCH).tuples()})
 
 
-def left_behind(gitlab_url: str, *, silent_ms: int, can_fetch: bool) -> list[str]:
+def left_behind(gitlab_url: str, *, silent_ms: int, can_fetch: bool, can_embed: bool) -> list[str]:
     """Return the runs that nobody has touched for so long, the oldest first: without Redis their process is gone.
 
-    A process that only waits, for a lock or for GitLab, may be taken for one that is gone; to work beside it is safe.
+    What waits for its time, for its GitLab or for a lock that is held is nobody's to take up.
 
     Args:
         gitlab_url: Only runs of this GitLab; what another one's settings are good for is not known here.
         silent_ms: As long as a lease.
         can_fetch: Also runs that have not got all answers yet.
+        can_embed: Also runs that are to be embedded.
     """
+    can_fetch = can_fetch and paused_until(gitlab_url) is None
     statuses = runs.OPEN_STATUSES if can_fetch else (runs.COMMITTING, runs.DOCUMENTS, runs.EMBEDDING)
     is_child = Run.parent_run_id.is_null(False) & Run.retry_of.is_null()  # done with its sync
-    columns = (Run.run_id, Run.created_at, Run.stage_at, Run.sent_at, Run.stage_until)
+    columns = (Run.run_id, Run.options, ProjectLock.until, Run.created_at, Run.stage_at, Run.sent_at, Run.stage_until)
     with read():
         now = now_ms()
         rows = (
             Run.select(*columns)
             .join(Project)
+            .switch(Run)
+            .join(ProjectLock, peewee.JOIN.LEFT_OUTER, on=(ProjectLock.project == Run.project))
             .where(Run.status.in_(statuses), ~is_child, Project.gitlab_url == gitlab_url)
             .order_by(Run.created_at)
         )
-        silent = [row[0] for row in rows.tuples() if max(at or 0 for at in row[1:]) + silent_ms < now]
-        return [run_id for run_id in silent if not _has_live_claim(Scope(run_id), now)]
+        silent = [
+            run_id
+            for run_id, options, *touched in rows.tuples()
+            if max(at or 0 for at in touched) + silent_ms < now and (can_embed or not json.loads(options).get("embed"))
+        ]
+        return [run_id for run_id in silent if not _is_awaited(Scope(run_id), now, silent_ms)]
 
 
-def _has_live_claim(scope: Scope, now: int) -> bool:
-    claimed = Task.select(Task.id).where(Task.status == runs.CLAIMED, Task.claimed_until >= now)
-    return bool(claimed.where(*scope.of(Task.scope_run)).exists())
+def _is_awaited(scope: Scope, now: int, silent_ms: int) -> bool:
+    """Tell whether a task of a run is claimed, or has a time that is yet to come, or came just now."""
+    is_claimed = (Task.status == runs.CLAIMED) & (Task.claimed_until >= now)
+    has_its_time = (Task.status == runs.PENDING) & (Task.next_at >= now - silent_ms)
+    return bool(Task.select(Task.id).where(is_claimed | has_its_time, *scope.of(Task.scope_run)).exists())
 
 
 def old_runs(keep_ms: int) -> list[str]:

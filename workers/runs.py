@@ -329,7 +329,7 @@ def read_stuck(run_id: str) -> Stuck:
             Run, on=(Run.run_id == Task.scope_run)
         )
         waiting = waiting.where(
-            Task.scope_run.in_(fetching), Task.status.in_(rules.OPEN_TASKS), Task.error_code.is_null(False)
+            Task.scope_run.in_(fetching), Task.status == rules.PENDING, Task.error_code.is_null(False)
         )
         found = waiting.order_by(Task.id).limit(1).tuples().first()
         tasks = open_tasks.count()

@@ -27,7 +27,10 @@ START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 # Runs a program that knows nothing of us until our end of its standard input closes.
 _UNTIL_STDIN_CLOSES = ("sh", "-c", '"$@" & pid=$!; cat >/dev/null; kill "$pid"; wait "$pid"', "until-stdin-closes")
-_ENDS_US = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Without what is ignored, as SIGHUP is under nohup.
+_ENDS_US = tuple(
+    one for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN
+)
 ENTITIES = ("--mr", "12", "--issue", "7")
 
 

@@ -34,7 +34,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
     seams = {
         "runs": "submit retry resolve_project find_run read_run read_entities list_runs read_events read_progress wait"
         " error_of cancel has_live_worker",
-        "embedded": "run_to_end",
+        "embedded": "run_to_end give_back",
         "upkeep": "sweep",
         "findings": "left_behind",
         "processes": "serve",

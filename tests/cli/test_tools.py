@@ -27,6 +27,16 @@ def test_a_sweep_without_redis_does_what_was_left_and_says_how_many(call: Caller
 
     assert answer.robot["data"]["swept"]["taken_up"] == 2
     assert ledger.names().count("run_to_end") == 2
+    # A sweep marks what it finds as sent: it looks touched then.
+    assert ledger.names().index("left_behind") < ledger.names().index("sweep")
+
+
+def test_ctrl_c_of_a_sweep_gives_back_what_it_had_begun(call: Caller, ledger: Ledger) -> None:
+    ledger.left = ["run-1", "run-2"]
+    ledger.raises["run_to_end"] = KeyboardInterrupt()
+
+    assert call("lore sweep").status == 130
+    assert ledger.names()[-2:] == ["run_to_end", "give_back"]
 
 
 def test_worker_serves_the_named_queues(call: Caller, ledger: Ledger) -> None:

@@ -19,11 +19,11 @@ from support import (
     waiting_messages,
 )
 
-from models.base import now_ms
+from models.base import now_ms, write
 from models.ledger import Run, RunEntity
 from models.locks import ProjectLock
-from models.queue import StagedPayload, Task
-from workers import findings, runs
+from models.queue import StagedPayload, Task, pause_host
+from workers import embedded, findings, resources, runs
 from workers.upkeep import sweep
 
 
@@ -37,8 +37,8 @@ def later(ms: int = 600_000) -> None:
     age(Task, ms, Task.sent_at)
 
 
-def left(*, gitlab_url: str = GITLAB_URL, can_fetch: bool = True) -> list[str]:
-    return findings.left_behind(gitlab_url, silent_ms=60_000, can_fetch=can_fetch)
+def left(*, gitlab_url: str = GITLAB_URL, can_fetch: bool = True, can_embed: bool = True) -> list[str]:
+    return findings.left_behind(gitlab_url, silent_ms=60_000, can_fetch=can_fetch, can_embed=can_embed)
 
 
 @pytest.mark.invariant("I12")
@@ -53,11 +53,35 @@ def test_what_a_killed_process_left_is_what_nobody_has_touched_for_a_lease(gitla
 
     assert left() == [queued, fetching, committing]
     assert left(can_fetch=False) == [committing], "without a token nothing can be fetched"
+    assert left(can_embed=False) == [], "whoever has no embedder would fail it"
     assert left(gitlab_url="https://elsewhere.test") == []
     Task.update(status="claimed", claimed_until=now_ms() + 5_000).where(Task.scope_run == fetching).execute()
     assert left() == [queued, committing], "somebody is at it"
-    Run.update(status="cancelled").where(Run.run_id == queued).execute()
-    assert left() == [committing]
+    Task.update(status="pending", next_at=now_ms() - 5_000).where(Task.scope_run == fetching).execute()
+    assert left() == [queued, committing], "its time has only just come"
+    ProjectLock.insert(project=Run.get_by_id(queued).project_id, owner="a/b/c", until=now_ms()).execute()
+    assert left() == [], "somebody had the project's lock until now"
+    ProjectLock.delete().execute()
+    with write():
+        pause_host(GITLAB_URL, 600_000)
+    assert left() == [committing], "nobody may ask for anything now"
+    Run.update(status="cancelled").where(Run.run_id == committing).execute()
+    assert left() == []
+
+
+@pytest.mark.invariant("I12")
+def test_who_leaves_a_run_gives_back_what_he_claimed_and_loses_no_claim(gitlab: FakeGitLab) -> None:
+    run_id = submit(MR_12)
+    dramatiq.get_broker().get_actor("preflight").fn(run_id)
+    tasks = [row.id for row in Task.select(Task.id).where(Task.status == "pending").order_by(Task.id)]
+    for task, by in ((tasks[0], resources.whoami()), (tasks[1], "elsewhere:1:2")):
+        Task.update(status="claimed", claimed_by=by, claimed_until=now_ms() + 60_000).where(Task.id == task).execute()
+
+    embedded.give_back(run_id)
+
+    mine, other = Task.get_by_id(tasks[0]), Task.get_by_id(tasks[1])
+    assert (mine.status, mine.sent_at, mine.claimed_by, mine.lost_claims) == ("pending", None, None, 0)
+    assert (other.status, other.claimed_by) == ("claimed", "elsewhere:1:2")
 
 
 @pytest.mark.invariant("I12")
