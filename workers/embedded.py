@@ -15,6 +15,7 @@ import dramatiq
 from dramatiq import Message, MessageProxy
 from dramatiq.brokers.stub import StubBroker
 
+from lore.core import runs as rules
 from lore.core.errors import BusyError, RunError
 from lore.logs import get_logger
 from workers import middleware
@@ -150,11 +151,11 @@ def give_back(run_id: str) -> None:
     from models.queue import Task  # noqa: PLC0415
     from workers import findings, resources  # noqa: PLC0415
 
-    me = resources.whoami().rpartition(":")[0] + ":"
+    me = resources.this_process()
     is_mine = fn.SUBSTR(Task.claimed_by, 1, len(me)) == me
     with write():
-        Task.update(status="pending", sent_at=None, claimed_by=None, claimed_until=None).where(
-            Task.status == "claimed", is_mine, *findings.Scope(run_id).of(Task.scope_run)
+        Task.update(status=rules.PENDING, sent_at=None, claimed_by=None, claimed_until=None).where(
+            Task.status == rules.CLAIMED, is_mine, *findings.Scope(run_id).of(Task.scope_run)
         ).execute()
 
 
@@ -175,7 +176,7 @@ class _Lookout:
             return
         owner, left_ms = held
         holding_run, process, _ = owner.split("/")
-        if owner == self.seen and not resources.is_of_this_process(process):
+        if owner == self.seen and not process.startswith(resources.this_process()):
             self.on_held(holding_run, left_ms / 1000)
             self.on_held = None
         self.seen = owner

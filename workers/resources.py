@@ -103,9 +103,9 @@ def close() -> None:
 
 def whoami() -> str:
     """Name this thread of this process on this host, for leases and claims."""
-    return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
+    return f"{this_process()}{threading.get_ident()}"
 
 
-def is_of_this_process(who: str) -> bool:
-    """Tell whether this is the name of a thread of this process."""
-    return who.rpartition(":")[0] == whoami().rpartition(":")[0]
+def this_process() -> str:
+    """Return how the names of all threads of this process begin."""
+    return f"{socket.gethostname()}:{os.getpid()}:"
